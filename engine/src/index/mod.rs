@@ -1,0 +1,1 @@
+//! The frozen HNSW index.

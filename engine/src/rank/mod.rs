@@ -1,0 +1,1 @@
+//! The ranker: ONNX models through tract.
