@@ -1,1 +1,9 @@
-fn main(){}
+//! The binary: parse, run, exit.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    marquee::commands::run(marquee::commands::Cli::parse())
+}
