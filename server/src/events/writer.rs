@@ -110,3 +110,95 @@ impl EventWriter {
         Ok(Written { results, seq })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::UserKey;
+
+    struct Ground {
+        _folder: tempfile::TempDir,
+        writer: EventWriter,
+        profiles: Arc<Profiles>,
+        store: Arc<dyn Store>,
+    }
+
+    async fn ground() -> Ground {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = Config::default();
+        config.store.url = format!("sqlite://{}/store.db", folder.path().display());
+        config.limits.events_max_per_call = 3;
+        let metrics = Arc::new(Metrics::new());
+        let store = crate::store::open(&config.store, Arc::clone(&metrics)).await.unwrap();
+        let profiles = Arc::new(Profiles::new(&config, Arc::clone(&store), Arc::clone(&metrics)));
+        let clock = Clock::fixed(1_000_000);
+        let writer = EventWriter::new(&config, Arc::clone(&store), Arc::clone(&profiles), metrics, clock);
+        Ground { _folder: folder, writer, profiles, store }
+    }
+
+    fn like(id: &str, user: &str, item: &str) -> EventDraft {
+        EventDraft {
+            id: id.to_owned(),
+            user_id: user.to_owned(),
+            item_id: item.to_owned(),
+            kind: "like".to_owned(),
+            ..EventDraft::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn good_events_are_written_beside_bad_ones() {
+        let Ground { writer, .. } = &ground().await;
+        let written = writer.write(vec![like("a", "ann", "i"), like("b", "ann", ""), like("a", "bob", "j")]).await.unwrap();
+        assert_eq!(written.results[0], EventResult::Accepted);
+        assert!(matches!(&written.results[1], EventResult::Rejected { field, .. } if field == "item_id"));
+        assert_eq!(written.results[2], EventResult::Duplicate);
+        assert_eq!(token::decode(&written.write_token()).unwrap(), 1);
+        let again = writer.write(vec![like("a", "ann", "i")]).await.unwrap();
+        assert_eq!((again.results[0].clone(), again.seq), (EventResult::Duplicate, 1), "the token holds the first write");
+        let nothing = writer.write(vec![like("", "ann", "i")]).await.unwrap();
+        assert_eq!(nothing.seq, 1);
+    }
+
+    #[tokio::test]
+    async fn too_many_events_are_refused_as_a_whole() {
+        let Ground { writer, store, .. } = &ground().await;
+        let refused = writer.write((0..4).map(|n| like(&n.to_string(), "ann", "i")).collect()).await;
+        assert!(matches!(refused, Err(Error::InvalidArgument { field, .. }) if field == "events"));
+        assert_eq!(store.log_end().await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn an_answered_event_is_in_the_next_profile() {
+        let Ground { writer, profiles, .. } = &ground().await;
+        let ann = UserKey::user("ann");
+        for n in 0..20_u64 {
+            assert_eq!(profiles.get(&ann).await.unwrap().events.len() as u64, n);
+            writer.write(vec![like(&n.to_string(), "ann", "i")]).await.unwrap();
+            assert_eq!(profiles.get(&ann).await.unwrap().version, n + 1);
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn readers_in_a_hurry_never_leave_an_old_profile_behind() {
+        let ground = Arc::new(ground().await);
+        let ann = UserKey::user("ann");
+        let readers: Vec<_> = (0..4)
+            .map(|_| {
+                let (ground, ann) = (Arc::clone(&ground), ann.clone());
+                tokio::spawn(async move {
+                    for _ in 0..200 {
+                        ground.profiles.get(&ann).await.unwrap();
+                    }
+                })
+            })
+            .collect();
+        for n in 0..50_u64 {
+            let written = ground.writer.write(vec![like(&n.to_string(), "ann", "i")]).await.unwrap();
+            assert!(ground.profiles.get(&ann).await.unwrap().version >= written.seq);
+        }
+        for reader in readers {
+            reader.await.unwrap();
+        }
+    }
+}
