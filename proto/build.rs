@@ -21,7 +21,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(FILES, ["."])?;
     fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
 
-    tonic_prost_build::configure().build_transport(false).compile_fds(descriptors.clone())?;
+    tonic_prost_build::configure().build_transport(false).btree_map(".").compile_fds(descriptors.clone())?;
 
     // Once more, the servers alone, for answers that exist as bytes already: the same services and paths, with
     // `Encoded` in place of the two answers that may come from the cache. Every other message is the one above.
