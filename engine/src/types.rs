@@ -100,6 +100,11 @@ pub enum LogEntry {
         /// The item's id.
         item: Arc<str>,
     },
+    /// A user was erased; the log keeps no more of them than this.
+    Forget {
+        /// [`id_hash`] of the user's key.
+        user_hash: u64,
+    },
 }
 
 /// What one event means for ranking.

@@ -1,0 +1,95 @@
+//! Affinity: how the item's properties fit what this user chose and rated before.
+
+use super::{Feature, Inputs, item, taste};
+use crate::world::ItemRow;
+
+/// Items of a genre, in addition, before its affinity counts in full.
+const GENRE_PRIOR: f32 = 5.0;
+/// Links of similar items, in addition, before their mean rating counts in full.
+const LINK_PRIOR: f32 = 0.5;
+
+pub(super) const FEATURES: &[Feature] = &[
+    Feature {
+        name: "affinity:percentile",
+        value: |inputs, at| item::percentile(inputs, at) - inputs.taste.percentile_recent,
+    },
+    Feature { name: "affinity:year", value: year },
+    Feature { name: "affinity:year_distance", value: |inputs, at| year(inputs, at).abs() },
+    Feature { name: "affinity:year_last", value: year_last },
+    Feature { name: "affinity:genre_rating", value: genre_rating },
+    Feature { name: "affinity:genre_share", value: genre_share },
+    Feature { name: "affinity:genre_share_recent", value: genre_share_recent },
+    Feature { name: "affinity:genre_last", value: genre_last },
+    Feature { name: "affinity:similar_rating", value: similar_rating },
+    Feature { name: "affinity:similar_links", value: similar_links },
+    Feature { name: "affinity:people", value: people },
+];
+
+fn row<'f>(inputs: &'f Inputs<'_, '_>, at: usize) -> Option<&'f ItemRow> {
+    inputs.moment.world.get(inputs.candidates.items[at].row)
+}
+
+fn year_of(row: Option<&ItemRow>) -> f32 {
+    row.and_then(|found| found.item.year).map_or(f32::NAN, f32::from)
+}
+
+/// Years between the item and the mean of the newest items.
+fn year(inputs: &Inputs<'_, '_>, at: usize) -> f32 {
+    year_of(row(inputs, at)) - inputs.taste.year_recent
+}
+
+/// Years between the item and the newest item of the profile.
+fn year_last(inputs: &Inputs<'_, '_>, at: usize) -> f32 {
+    let last = inputs.moment.history.first().and_then(|past| inputs.moment.world.get(past.row));
+    (year_of(row(inputs, at)) - year_of(last)).abs()
+}
+
+/// Over the item's genres, the mean of how the user rates the genre against their own mean (shrunk).
+fn genre_rating(inputs: &Inputs<'_, '_>, at: usize) -> f32 {
+    over_genres(inputs, at, |genre| {
+        inputs.taste.genres.get(&genre).map_or(0.0, |&(count, sum)| sum / (count + GENRE_PRIOR))
+    })
+}
+
+/// Over the item's genres, the mean of the genre's share of the profile.
+fn genre_share(inputs: &Inputs<'_, '_>, at: usize) -> f32 {
+    let items = inputs.moment.history.len().max(1) as f32;
+    over_genres(inputs, at, |genre| inputs.taste.genres.get(&genre).map_or(0.0, |&(count, _)| count / items))
+}
+
+/// The same, of the recency-weighted profile.
+fn genre_share_recent(inputs: &Inputs<'_, '_>, at: usize) -> f32 {
+    over_genres(inputs, at, |genre| inputs.taste.genres_recent.get(&genre).copied().unwrap_or(0.0))
+}
+
+fn over_genres(inputs: &Inputs<'_, '_>, at: usize, value: impl Fn(u32) -> f32) -> f32 {
+    let genres = row(inputs, at).map(|found| &*found.genres).unwrap_or_default();
+    taste::mean(genres.iter().map(|&genre| value(genre)))
+}
+
+/// Cosine between the genres of the item and of the newest item of the profile.
+fn genre_last(inputs: &Inputs<'_, '_>, at: usize) -> f32 {
+    let last = inputs.moment.history.first().and_then(|past| inputs.moment.world.get(past.row));
+    let (Some(item), Some(last)) = (row(inputs, at), last) else { return f32::NAN };
+    let both = item.genres.iter().filter(|genre| last.genres.contains(genre)).count() as f32;
+    both / ((item.genres.len() * last.genres.len()) as f32).sqrt()
+}
+
+/// How the user rated similar items against their own mean, weighted by similarity (item-based neighbours;
+/// Sarwar et al. 2001), shrunk.
+fn similar_rating(inputs: &Inputs<'_, '_>, at: usize) -> f32 {
+    let row = inputs.candidates.items[at].row;
+    inputs.taste.similar.as_ref().map_or(f32::NAN, |(sum, links)| sum.get(row) / (links.get(row) + LINK_PRIOR))
+}
+
+/// Log of 1 + similarity to the profile.
+fn similar_links(inputs: &Inputs<'_, '_>, at: usize) -> f32 {
+    let row = inputs.candidates.items[at].row;
+    inputs.taste.similar.as_ref().map_or(f32::NAN, |(_, links)| links.get(row).max(0.0).ln_1p())
+}
+
+/// Log of 1 + liked items that share a member of the cast or a director, each person counted.
+fn people(inputs: &Inputs<'_, '_>, at: usize) -> f32 {
+    let people = row(inputs, at).map(|found| &*found.people).unwrap_or_default();
+    people.iter().filter_map(|person| inputs.taste.people.get(person)).sum::<f32>().ln_1p()
+}

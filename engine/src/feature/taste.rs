@@ -1,0 +1,155 @@
+//! The taste of a user at a moment: sums over the profile that several features read.
+
+use rustc_hash::FxHashMap;
+
+use crate::moment::{Moment, Past};
+use crate::source::{Sums, link_sums};
+use crate::types::Row;
+use crate::world::Decayed;
+
+/// Items of the profile that are "recent".
+pub(super) const RECENT_ITEMS: usize = 10;
+/// Items of the profile among which the strongest link is looked for.
+const LINK_ITEMS: usize = 20;
+/// Weight of the mean, in ratings, when a user's mean rating is smoothed.
+const USER_PRIOR: f32 = 3.0;
+
+pub(crate) struct Taste {
+    /// Mean rating of all items; 0 without ratings.
+    pub(super) mean_rating: f32,
+    /// Share of interactions that are positive.
+    pub(super) positive_share: f32,
+    /// Decayed sums over the catalogue.
+    pub(super) totals: Decayed,
+    /// Share of the catalogue that is added before the logarithm of a share.
+    pub(super) share_floor: f64,
+    /// The user's mean rating, smoothed; NaN without ratings.
+    pub(super) user_mean: f32,
+    pub(super) user_positive: f32,
+    pub(super) user_positive_recent: f32,
+    /// Mean popularity percentile of recent items; NaN without.
+    pub(super) percentile_recent: f32,
+    /// Mean year of recent items; NaN without.
+    pub(super) year_recent: f32,
+    /// By genre: items of the profile, and the sum of their ratings' differences to the user's mean.
+    pub(super) genres: FxHashMap<u32, (f32, f32)>,
+    /// By genre: share of the recency-weighted profile.
+    pub(super) genres_recent: FxHashMap<u32, f32>,
+    /// By person: liked items.
+    pub(super) people: FxHashMap<u32, f32>,
+    /// Links of similar items: weighted by the rating's difference to the user's mean, and unweighted.
+    pub(super) similar: Option<(Sums, Sums)>,
+    pub(super) cooccurrence: Option<Strongest>,
+    pub(super) transitions: Option<Strongest>,
+}
+
+/// The strongest single link from the newest items of the profile.
+pub(crate) struct Strongest {
+    links: FxHashMap<Row, (f32, u32)>,
+    best: f32,
+}
+
+impl Strongest {
+    fn new(moment: &Moment<'_>, matrix: &str) -> Option<Strongest> {
+        let matrix = moment.bundle.matrix(matrix)?;
+        let mut links: FxHashMap<Row, (f32, u32)> = FxHashMap::default();
+        for (position, past) in (0..).zip(moment.history.iter().take(LINK_ITEMS)) {
+            for (row, link) in matrix.of(past.row as usize).filter(|(_, link)| *link > 0.0) {
+                let strongest = links.entry(row).or_insert((link, position));
+                if link > strongest.0 {
+                    *strongest = (link, position);
+                }
+            }
+        }
+        let open = links.iter().filter(|(row, _)| moment.is_open(**row));
+        let best = open.map(|(_, (link, _))| *link).fold(1e-9, f32::max);
+        Some(Strongest { links, best })
+    }
+
+    /// The link to a row / the best link to an open row; 0 when there is none.
+    pub(super) fn share(&self, row: Row) -> f32 {
+        self.links.get(&row).map_or(0.0, |(link, _)| link / self.best)
+    }
+
+    /// Position in the profile from which it comes; NaN when there is none.
+    pub(super) fn position(&self, row: Row) -> f32 {
+        self.links.get(&row).map_or(f32::NAN, |(_, position)| *position as f32)
+    }
+}
+
+impl Taste {
+    pub(super) fn new(moment: &Moment<'_>) -> Taste {
+        let (world, history) = (moment.world, &moment.history[..]);
+        let totals = world.totals();
+        let mean_rating = ratio(totals.rating_sum_centi as f32 / 100.0, totals.ratings as f32);
+        let positive_share = ratio(totals.positives as f32, totals.events as f32);
+        let recent = &history[..history.len().min(RECENT_ITEMS)];
+        let positive = |past: &[Past], prior: f32| {
+            let liked = past.iter().filter(|past| past.is_liked()).count() as f32;
+            (liked + positive_share * prior) / (past.len() as f32 + prior)
+        };
+        let percentile = |past: &Past| world.stats(past.row).map_or(0.0, |stats| world.percentile(stats.events));
+        let year = |past: &Past| world.get(past.row).and_then(|found| found.item.year).map(f32::from);
+        let ratings = || history.iter().map(|past| past.rating).filter(|rating| rating.is_finite());
+        let rated = ratings().count() as f32;
+        let user_mean = (ratings().sum::<f32>() + USER_PRIOR * mean_rating) / (rated + USER_PRIOR);
+        let difference = move |past: &Past| if past.rating.is_finite() { past.rating - user_mean } else { past.weight };
+        let similar = link_sums(moment, "similar", history.len(), |past, _| difference(past));
+        let (genres, genres_recent) = genres(moment, difference);
+        Taste {
+            mean_rating,
+            positive_share,
+            totals: *world.decayed_totals(),
+            share_floor: 0.2 / world.rows().max(1) as f64,
+            user_mean: if rated > 0.0 { user_mean } else { f32::NAN },
+            user_positive: positive(history, USER_PRIOR),
+            user_positive_recent: positive(recent, 2.0),
+            percentile_recent: mean(recent.iter().map(percentile)),
+            year_recent: mean(recent.iter().filter_map(year)),
+            genres,
+            genres_recent,
+            people: people(moment),
+            similar: similar.zip(link_sums(moment, "similar", history.len(), |_, _| 1.0)),
+            cooccurrence: Strongest::new(moment, "cooccurrence"),
+            transitions: Strongest::new(moment, "transitions"),
+        }
+    }
+}
+
+type Genres = (FxHashMap<u32, (f32, f32)>, FxHashMap<u32, f32>);
+
+fn genres(moment: &Moment<'_>, difference: impl Fn(&Past) -> f32) -> Genres {
+    let (mut whole, mut recent) = (FxHashMap::default(), FxHashMap::default());
+    let mut weights = 0.0;
+    for (position, past) in moment.history.iter().enumerate() {
+        let weight = (-(position as f32) / RECENT_ITEMS as f32).exp();
+        weights += weight;
+        for &genre in moment.world.get(past.row).map(|found| &*found.genres).unwrap_or_default() {
+            let sums: &mut (f32, f32) = whole.entry(genre).or_default();
+            *sums = (sums.0 + 1.0, sums.1 + difference(past));
+            *recent.entry(genre).or_insert(0.0) += weight;
+        }
+    }
+    recent.values_mut().for_each(|share| *share /= weights);
+    (whole, recent)
+}
+
+fn people(moment: &Moment<'_>) -> FxHashMap<u32, f32> {
+    let mut people = FxHashMap::default();
+    for past in moment.history.iter().filter(|past| past.is_liked()) {
+        for &person in moment.world.get(past.row).map(|found| &*found.people).unwrap_or_default() {
+            *people.entry(person).or_insert(0.0) += 1.0;
+        }
+    }
+    people
+}
+
+/// The mean; NaN of nothing.
+pub(super) fn mean(numbers: impl Iterator<Item = f32>) -> f32 {
+    let (sum, count) = numbers.fold((0.0, 0.0), |(sum, count), number| (sum + number, count + 1.0));
+    if count > 0.0 { sum / count } else { f32::NAN }
+}
+
+fn ratio(above: f32, below: f32) -> f32 {
+    if below > 0.0 { above / below } else { 0.0 }
+}

@@ -1,0 +1,217 @@
+//! Dense vectors in memory, and the one definition of a score.
+//!
+//! Every path (single row, batch, AVX2, AVX-512, plain) runs the same source loop: sixteen running sums,
+//! number `i` of a row going to sum `i % 16`, then a fixed tree. Rust neither reorders nor fuses floating
+//! point operations, so the paths differ in speed and never in a bit.
+
+use super::Error;
+
+/// The largest Euclidean norm of a row or a query. Twice this far from overflow (norm x norm < 3.4e38), so
+/// that no score is ever infinite or NaN.
+pub const NORM_MAX: f64 = 1e18;
+
+const LANES: usize = 16;
+
+/// One cache line: rows start on a line and fill whole lines.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([f32; LANES]);
+
+/// Dense vectors, row-major; every number is finite, every norm at most [`NORM_MAX`].
+#[derive(Debug, Clone)]
+pub struct Vectors {
+    lines: Vec<Line>,
+    rows: usize,
+    dims: usize,
+}
+
+impl Vectors {
+    /// `data` holds whole rows of `dims` numbers each. An error names the first bad row.
+    pub fn from_rows(data: Vec<f32>, dims: usize) -> Result<Self, Error> {
+        if dims == 0 {
+            return Err(Error::Vectors("a row needs at least one number".into()));
+        }
+        if !data.len().is_multiple_of(dims) {
+            let numbers = data.len();
+            return Err(Error::Vectors(format!("{numbers} numbers are not whole rows of {dims}")));
+        }
+        let rows = data.len() / dims;
+        if u32::try_from(rows).is_err() {
+            return Err(Error::Vectors(format!("{rows} rows, at most 2^32 - 1")));
+        }
+        for (row, numbers) in data.chunks_exact(dims).enumerate() {
+            if let Some(column) = numbers.iter().position(|x| !x.is_finite()) {
+                return Err(Error::Vectors(format!("row {row}, column {column}: {} is not finite", numbers[column])));
+            }
+            let norm = norm(numbers);
+            if norm > NORM_MAX {
+                return Err(Error::Vectors(format!("row {row}: norm {norm:e} is above {NORM_MAX:e}")));
+            }
+        }
+        Ok(Self::padded(data.chunks_exact(dims), rows, dims))
+    }
+
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.rows
+    }
+
+    /// Whether there is no row.
+    pub fn is_empty(&self) -> bool {
+        self.rows == 0
+    }
+
+    /// Numbers in a row.
+    pub fn dims(&self) -> usize {
+        self.dims
+    }
+
+    /// The numbers of row `i`. Panics when there is no such row.
+    pub fn row(&self, i: usize) -> &[f32] {
+        &self.line_row(i)[..self.dims]
+    }
+
+    /// The inner product of row `i` with `query` (`dims` numbers): the score that every search returns.
+    pub fn dot(&self, i: usize, query: &[f32]) -> f32 {
+        dot(self.row(i), query)
+    }
+
+    /// Rows taken from `self` in the given order; a row may be left out or repeated.
+    pub(super) fn reordered(&self, order: impl ExactSizeIterator<Item = u32>) -> Self {
+        let rows = order.len();
+        Self::padded(order.map(|i| self.row(i as usize)), rows, self.dims)
+    }
+
+    /// Row `i` with the zeros that fill its last cache line.
+    pub(super) fn line_row(&self, i: usize) -> &[f32] {
+        let stride = self.dims.div_ceil(LANES);
+        let lines = &self.lines[i * stride..(i + 1) * stride];
+        // SAFETY: `Line` is `repr(C)`, 64 bytes of sixteen f32 and nothing else, so lines in a row are
+        // `16 * len` initialised f32 in a row, borrowed for as long as `self`.
+        unsafe { std::slice::from_raw_parts(lines.as_ptr().cast::<f32>(), lines.len() * LANES) }
+    }
+
+    /// Fills `out` with the scores of `rows`, in their order.
+    pub(super) fn dots(&self, rows: &[u32], query: &[f32], out: &mut Vec<f32>) {
+        out.clear();
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx512f") {
+                // SAFETY: the feature was just detected.
+                return unsafe { dots_avx512(self, rows, query, out) };
+            }
+            if is_x86_feature_detected!("avx2") {
+                // SAFETY: the feature was just detected.
+                return unsafe { dots_avx2(self, rows, query, out) };
+            }
+        }
+        dots_plain(self, rows, query, out);
+    }
+
+    /// Asks the processor to fetch row `i`; only a hint.
+    #[inline(always)]
+    pub(super) fn prefetch(&self, i: usize) {
+        #[cfg(target_arch = "x86_64")]
+        for line in self.line_row(i).chunks_exact(LANES).take(PREFETCH_LINES_MAX) {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            // SAFETY: a prefetch reads nothing and faults on nothing, and SSE is part of x86_64.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = i;
+    }
+
+    fn padded<'a>(source: impl Iterator<Item = &'a [f32]>, rows: usize, dims: usize) -> Self {
+        let mut lines = Vec::with_capacity(rows * dims.div_ceil(LANES));
+        for numbers in source {
+            for chunk in numbers.chunks(LANES) {
+                let mut line = Line([0.0; LANES]);
+                for (to, from) in line.0.iter_mut().zip(chunk) {
+                    *to = from + 0.0; // -0 becomes 0: equal rows have equal bits
+                }
+                lines.push(line);
+            }
+        }
+        Self { lines, rows, dims }
+    }
+}
+
+/// The hardware prefetcher takes over after a few lines.
+#[cfg(target_arch = "x86_64")]
+const PREFETCH_LINES_MAX: usize = 8;
+
+/// Euclidean norm, in f64 so that squares neither overflow nor vanish. NaN and infinity come through.
+pub(super) fn norm(numbers: &[f32]) -> f64 {
+    numbers.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt()
+}
+
+/// Inner product of two slices of the same length.
+#[inline(always)]
+pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    sum_lanes(a, b, |x, y| x * y)
+}
+
+/// Squared Euclidean distance of two slices of the same length.
+pub(super) fn distance_squared(a: &[f32], b: &[f32]) -> f32 {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx2")]
+        fn avx2(a: &[f32], b: &[f32]) -> f32 {
+            sum_lanes(a, b, |x, y| (x - y) * (x - y))
+        }
+        if is_x86_feature_detected!("avx2") {
+            // SAFETY: the feature was just detected.
+            return unsafe { avx2(a, b) };
+        }
+    }
+    sum_lanes(a, b, |x, y| (x - y) * (x - y))
+}
+
+#[inline(always)]
+fn sum_lanes(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut sums = [0.0_f32; LANES];
+    let (a_chunks, a_rest) = a.as_chunks::<LANES>();
+    let (b_chunks, b_rest) = b.as_chunks::<LANES>();
+    for (x, y) in a_chunks.iter().zip(b_chunks) {
+        for lane in 0..LANES {
+            sums[lane] += term(x[lane], y[lane]);
+        }
+    }
+    for (lane, (&x, &y)) in a_rest.iter().zip(b_rest).enumerate() {
+        sums[lane] += term(x, y);
+    }
+    let mut width = LANES / 2;
+    while width > 0 {
+        for lane in 0..width {
+            sums[lane] += sums[lane + width];
+        }
+        width /= 2;
+    }
+    sums[0] + 0.0 // never -0: scores that are equal compare equal as bits
+}
+
+#[inline(always)]
+fn dots_plain(vectors: &Vectors, rows: &[u32], query: &[f32], out: &mut Vec<f32>) {
+    let width = vectors.dims.div_ceil(LANES) * LANES;
+    let query = &query[..width];
+    out.extend(rows.iter().map(|&row| dot(vectors.line_row(row as usize), query)));
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn dots_avx2(vectors: &Vectors, rows: &[u32], query: &[f32], out: &mut Vec<f32>) {
+    dots_plain(vectors, rows, query, out);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn dots_avx512(vectors: &Vectors, rows: &[u32], query: &[f32], out: &mut Vec<f32>) {
+    dots_plain(vectors, rows, query, out);
+}
+
+/// `query` with the zeros that make it as wide as [`Vectors::line_row`].
+pub(super) fn pad_query(query: &[f32], out: &mut Vec<f32>) {
+    out.clear();
+    out.extend_from_slice(query);
+    out.resize(query.len().div_ceil(LANES) * LANES, 0.0);
+}

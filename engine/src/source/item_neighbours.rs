@@ -1,0 +1,98 @@
+//! Item-item neighbours: links from the items of the profile, summed with recency weights.
+//!
+//! Two families of matrices: co-occurrence (EASE; Steck 2019, <https://arxiv.org/abs/1905.03375>), what goes together in
+//! the histories of users, and transitions, what follows within the next few. Each view sums one matrix over the
+//! profile with its own recency.
+
+use super::{Answer, Sums};
+use crate::moment::{Moment, Past};
+
+/// How much an item of the profile counts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Weighting {
+    /// Every item alike.
+    All,
+    /// By its weight; items that are neither liked nor disliked count a little.
+    Signed,
+}
+
+/// What an item of weight 0 counts in [`Weighting::Signed`].
+const NEUTRAL_WEIGHT: f32 = 0.2;
+
+/// A matrix summed over the profile in one way.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct View {
+    /// Name of the matrix in the bundle.
+    pub(crate) matrix: &'static str,
+    /// The item at position p (0 is the newest) counts exp(-p / tau); infinite: all alike.
+    pub(crate) tau: f32,
+    pub(crate) weighting: Weighting,
+}
+
+const fn view(matrix: &'static str, tau: f32, weighting: Weighting) -> View {
+    View { matrix, tau, weighting }
+}
+
+/// The views, in the order of [`super::SOURCES`].
+pub(crate) const VIEWS: [View; 14] = [
+    view("cooccurrence", 10.0, Weighting::All),
+    view("cooccurrence", 3.0, Weighting::All),
+    view("cooccurrence", 30.0, Weighting::All),
+    view("cooccurrence", f32::INFINITY, Weighting::All),
+    view("cooccurrence", 30.0, Weighting::Signed),
+    view("cooccurrence_liked", 5.0, Weighting::All),
+    view("cooccurrence_liked", 30.0, Weighting::All),
+    view("cooccurrence_liked", f32::INFINITY, Weighting::All),
+    view("transitions", 3.0, Weighting::All),
+    view("transitions", 1.0, Weighting::All),
+    view("transitions", 10.0, Weighting::All),
+    view("transitions_wide", 5.0, Weighting::All),
+    view("transitions_liked", 10.0, Weighting::All),
+    view("similar", 5.0, Weighting::All),
+];
+
+/// Beyond this many times tau an item counts less than one part in three thousand: the sum stops there.
+const TAUS_MAX: f32 = 8.0;
+
+impl View {
+    /// What the item at `position` counts.
+    pub(crate) fn weight(&self, past: &Past, position: usize) -> f32 {
+        let recency = if self.tau.is_finite() { (-(position as f32) / self.tau).exp() } else { 1.0 };
+        recency
+            * match self.weighting {
+                Weighting::All => 1.0,
+                Weighting::Signed if past.weight == 0.0 => NEUTRAL_WEIGHT,
+                Weighting::Signed => past.weight,
+            }
+    }
+
+    /// How many items of the profile count, from the newest.
+    pub(crate) fn depth(&self, history: usize) -> usize {
+        if self.tau.is_finite() { history.min((self.tau * TAUS_MAX).ceil() as usize) } else { history }
+    }
+}
+
+/// The answer of the view of that number.
+pub(crate) fn ask<'m, const VIEW: usize>(moment: &'m Moment<'m>) -> Option<Answer<'m>> {
+    let view = VIEWS[VIEW];
+    let sums = sums(moment, view.matrix, view.depth(moment.history.len()), |past, at| view.weight(past, at))?;
+    Some(sums.answer(moment))
+}
+
+/// Links of a matrix summed over the newest `depth` items of the profile; `None` when the bundle lacks the matrix.
+pub(crate) fn sums(
+    moment: &Moment<'_>,
+    matrix: &str,
+    depth: usize,
+    weight: impl Fn(&Past, usize) -> f32,
+) -> Option<Sums> {
+    let matrix = moment.bundle.matrix(matrix)?;
+    let mut sums = Sums::new(moment.world.rows());
+    for (at, past) in moment.history.iter().take(depth).enumerate() {
+        let weight = weight(past, at);
+        if weight != 0.0 {
+            matrix.of(past.row as usize).for_each(|(row, link)| sums.add(row, weight * link));
+        }
+    }
+    Some(sums)
+}

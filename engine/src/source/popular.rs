@@ -1,0 +1,51 @@
+//! Popularity, decayed over time: what stands in where nothing is known of a user.
+
+use super::{Answer, RANKS_MAX};
+use crate::index::Hit;
+use crate::moment::Moment;
+use crate::types::Row;
+use crate::world::{Popularity, WEEK};
+
+/// On the request's surface, with a half-life of a week; a surface without events has all surfaces' popularity.
+pub(super) fn on_surface<'m>(moment: &'m Moment<'m>) -> Option<Answer<'m>> {
+    let surface = moment.world.surface(&moment.query.surface);
+    ask(moment, surface.map_or(Popularity::HalfLife(WEEK), Popularity::Surface))
+}
+
+/// With a half-life of a day.
+pub(super) fn day<'m>(moment: &'m Moment<'m>) -> Option<Answer<'m>> {
+    ask(moment, Popularity::HalfLife(0))
+}
+
+/// With a half-life of three days.
+pub(super) fn days<'m>(moment: &'m Moment<'m>) -> Option<Answer<'m>> {
+    ask(moment, Popularity::HalfLife(1))
+}
+
+/// With a half-life of a month.
+pub(super) fn month<'m>(moment: &'m Moment<'m>) -> Option<Answer<'m>> {
+    ask(moment, Popularity::HalfLife(3))
+}
+
+/// Without decay.
+pub(super) fn ever<'m>(moment: &'m Moment<'m>) -> Option<Answer<'m>> {
+    ask(moment, Popularity::Ever)
+}
+
+fn ask<'m>(moment: &'m Moment<'m>, by: Popularity) -> Option<Answer<'m>> {
+    let world = moment.world;
+    let top = move |count: usize, accept: &dyn Fn(Row) -> bool| -> Vec<Hit> {
+        let list = world.popular(by);
+        let found = list.iter().filter(|(row, _)| accept(*row)).take(count);
+        let found: Vec<Hit> = found.map(|&(row, score)| Hit { row, score }).collect();
+        if found.len() == count || list.len() == world.rows() {
+            return found;
+        }
+        // The list is bounded, and items without a positive event are not in it: a narrow filter looks at all.
+        let all = (0..world.rows() as Row).filter(|&row| accept(row));
+        super::dense::best(all.map(|row| Hit { row, score: world.popularity(row, by) }).collect(), count)
+    };
+    let list = world.popular(by).iter().filter(|(row, _)| moment.is_open(*row)).take(RANKS_MAX);
+    let ranked = list.map(|&(row, score)| Hit { row, score }).collect();
+    Some(Answer { ranked, score: Box::new(move |row| world.popularity(row, by)), search: Box::new(top) })
+}
