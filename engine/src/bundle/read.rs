@@ -34,7 +34,7 @@ pub(super) fn open(folder: &Path, options: &OpenOptions) -> Result<Bundle, Error
     let matrices = matrices(&files, items.len())?;
     let ranker = ranker(&files, &manifest, columns.len())?;
     let base = base(&files, &items)?;
-    Ok(Bundle { manifest, base, embedding, users, content, matrices, ranker })
+    Ok(Bundle { manifest, base, embedding, users, content, matrices, ranker, ef_search: options.ef_search })
 }
 
 fn check_columns(found: &[String], compiled: &[&str]) -> Result<(), Error> {

@@ -52,7 +52,7 @@ pub(super) fn by_dot<'m>(
         let mut hits = Vec::new();
         let accept_old = |row: Row| !is_fresh(row) && accept(row);
         SCRATCH.with_borrow_mut(|scratch| {
-            let (rows, ef) = (index.len(), crate::index::DEFAULT_EF_SEARCH);
+            let (rows, ef) = (index.len(), moment.bundle.ef_search());
             index.search(&query, count, ef, rows, accept_old, scratch, &mut hits);
         });
         if fresh.is_some() {
