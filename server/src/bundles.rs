@@ -45,7 +45,7 @@ impl Registry {
         let Some(folder) = config.artifacts.url.strip_prefix("file://") else {
             return Err(Error::invalid("artifacts.url", "must start with file://"));
         };
-        let options = OpenOptions { exact_below_items: config.ranking.exact_below_items };
+        let options = OpenOptions { exact_below_items: config.ranking.exact_below_items, ef_search: config.ranking.ef_search };
         Ok(Registry { folder: folder.into(), options, store, clock })
     }
 

@@ -16,7 +16,9 @@ use tokio::sync::{Mutex, Notify, OwnedMutexGuard, watch};
 
 use crate::error::{Error, Result};
 use crate::events::log_entry;
-use crate::store::Store;
+use crate::profile::Profiles;
+use crate::store::{LogRow, Store};
+use crate::telemetry::Metrics;
 
 /// Log entries read at once.
 const READ_MAX_ENTRIES: usize = 5_000;
@@ -35,8 +37,20 @@ pub struct Live {
     follower: Arc<Mutex<Follower>>,
     watermark: watch::Sender<Seq>,
     wanted: Notify,
-    store: Arc<dyn Store>,
-    policy: Arc<EventPolicy>,
+    sources: Sources,
+}
+
+/// What the state is made from, and who else hears of the log.
+#[derive(Clone)]
+pub struct Sources {
+    /// Holds the log.
+    pub store: Arc<dyn Store>,
+    /// What events mean.
+    pub policy: Arc<EventPolicy>,
+    /// Told of every entry: other processes write, too.
+    pub profiles: Arc<Profiles>,
+    /// Gauges of the state.
+    pub metrics: Arc<Metrics>,
 }
 
 /// Reads the log into a world.
@@ -59,14 +73,17 @@ impl Live {
     ///
     /// # Errors
     /// The log cannot be read.
-    pub async fn start(bundle: Arc<Bundle>, store: Arc<dyn Store>, policy: Arc<EventPolicy>) -> Result<Arc<Live>> {
-        let follower = Arc::new(Mutex::new(Follower::new(bundle.clone())));
-        let guard = advance(follower.clone().lock_owned().await, &store, &policy).await?.0;
-        let world = Arc::new(guard.builder.snapshot());
+    pub async fn start(bundle: Arc<Bundle>, sources: Sources) -> Result<Arc<Live>> {
+        let follower = Follower::new(bundle.clone());
+        let engine = Engine::new(bundle);
+        let current = Serving { engine: engine.clone(), world: Arc::new(follower.builder.snapshot()) };
+        let follower = Arc::new(Mutex::new(follower));
+        let guard = advance(follower.clone().lock_owned().await, &sources, |_| ()).await?.0;
+        let (current, watermark) = (ArcSwap::from_pointee(current), watch::Sender::new(0));
+        let live = Live { current, follower, watermark, wanted: Notify::new(), sources };
+        live.publish(engine, &guard);
         drop(guard);
-        let watermark = watch::Sender::new(world.watermark());
-        let current = ArcSwap::from_pointee(Serving { engine: Engine::new(bundle), world });
-        Ok(Arc::new(Live { current, follower, watermark, wanted: Notify::new(), store, policy }))
+        Ok(Arc::new(live))
     }
 
     /// The present state.
@@ -101,7 +118,8 @@ impl Live {
     /// The log cannot be read; the state stays as it is.
     pub async fn advance(&self) -> Result<()> {
         let follower = self.follower.clone().lock_owned().await;
-        let (follower, is_changed) = advance(follower, &self.store, &self.policy).await?;
+        let (follower, is_changed) =
+            advance(follower, &self.sources, |rows| self.sources.profiles.observe(rows)).await?;
         if is_changed {
             let engine = self.current.load().engine.clone();
             self.publish(engine, &follower);
@@ -125,11 +143,11 @@ impl Live {
     /// The log cannot be read; the old state keeps serving.
     pub async fn swap(&self, bundle: Arc<Bundle>) -> Result<()> {
         let next = Arc::new(Mutex::new(Follower::new(bundle.clone())));
-        drop(advance(next.clone().lock_owned().await, &self.store, &self.policy).await?);
+        drop(advance(next.clone().lock_owned().await, &self.sources, |_| ()).await?);
         let mut follower = self.follower.lock().await;
         // What was committed meanwhile, so that the watermark never goes back.
-        let (guard, _) = advance(next.clone().lock_owned().await, &self.store, &self.policy).await?;
-        drop(guard);
+        let observe = |rows: &[LogRow]| self.sources.profiles.observe(rows);
+        drop(advance(next.clone().lock_owned().await, &self.sources, observe).await?);
         let next = Arc::into_inner(next).expect("every guard is dropped").into_inner();
         *follower = next;
         self.publish(Engine::new(bundle), &follower);
@@ -140,6 +158,8 @@ impl Live {
     fn publish(&self, engine: Engine, follower: &Follower) {
         let world = Arc::new(follower.builder.snapshot());
         let watermark = world.watermark();
+        self.sources.metrics.watermark.set(i64::try_from(watermark).unwrap_or(i64::MAX));
+        self.sources.metrics.items.set(i64::try_from(world.len()).unwrap_or(i64::MAX));
         self.current.store(Arc::new(Serving { engine, world }));
         self.watermark.send_replace(watermark);
     }
@@ -148,16 +168,17 @@ impl Live {
 /// Applies the log's new entries; tells whether there were any. The guard goes to the blocking threads and back.
 async fn advance(
     mut follower: OwnedMutexGuard<Follower>,
-    store: &Arc<dyn Store>,
-    policy: &Arc<EventPolicy>,
+    sources: &Sources,
+    observe: impl Fn(&[LogRow]),
 ) -> Result<(OwnedMutexGuard<Follower>, bool)> {
     let mut is_changed = false;
     loop {
-        let rows = store.log_after(follower.position, READ_MAX_ENTRIES).await?;
+        let rows = sources.store.log_after(follower.position, READ_MAX_ENTRIES).await?;
         let is_last = rows.len() < READ_MAX_ENTRIES;
         if !rows.is_empty() {
             is_changed = true;
-            let policy = policy.clone();
+            observe(&rows);
+            let policy = sources.policy.clone();
             let apply = move || {
                 for row in rows {
                     follower.position = row.seq;

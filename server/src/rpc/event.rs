@@ -53,12 +53,11 @@ async fn acknowledge(
     mut stopping: watch::Receiver<bool>,
 ) {
     loop {
+        // A message that is being written is written to its end; only then is the signal heard.
         let message = tokio::select! {
-            // The message that was read already is written first; only then is the signal heard.
             message = messages.message() => message,
-            _ = stopping.wait_for(|stopping| *stopping) => {
-                let _ = acks.send(Err(Status::unavailable("the server is stopping; send the rest to another one"))).await;
-                return;
+            () = stopped(&mut stopping) => {
+                Err(Status::unavailable("the server is stopping; send the rest to another one"))
             }
         };
         let answer = match message {
@@ -73,6 +72,10 @@ async fn acknowledge(
             return;
         }
     }
+}
+
+async fn stopped(stopping: &mut watch::Receiver<bool>) {
+    let _ = stopping.wait_for(|stopping| *stopping).await;
 }
 
 async fn write(writer: &EventWriter, events: Vec<v1::Event>) -> Result<(Vec<v1::EventResult>, String), Status> {

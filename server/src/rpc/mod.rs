@@ -5,6 +5,7 @@
 mod admin;
 mod auth;
 mod catalog;
+pub mod client;
 mod convert;
 mod event;
 mod gate;
