@@ -3,6 +3,7 @@
 //! Variant, freshness, profile, cache, compute, record, in this order; [`Desk::answer`] reads like that. It must not
 //! know the wire: the caller encodes the answer and adds what differs on a repeated one.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,7 @@ use crate::clock::Clock;
 use crate::compute::Pool;
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::events::quarantine;
 use crate::ids::Ids;
 use crate::profile::Profiles;
 use crate::serving::{Live, Serving};
@@ -210,10 +212,10 @@ impl Desk {
         Ok(answer)
     }
 
-    /// Erases a user from everything: store and slate log, cached slates, cached profiles.
+    /// Erases a user from everything: store and slate log, cached slates and profiles, refused rows of imports.
     ///
     /// # Errors
-    /// The store is down; then nothing is erased.
+    /// The store or the quarantine folder cannot be written; asking again finishes the work.
     pub async fn forget(&self, key: &UserKey, store: &dyn Store) -> Result<Erased> {
         // Slates that still wait to be written would come back after the erasure.
         self.slate_log.flush().await;
@@ -222,7 +224,13 @@ impl Desk {
         for key in erased.keys.iter().chain([key]) {
             self.cache.purge_user(key.as_str());
         }
-        Ok(erased)
+        let (folder, keys) = (self.config.events.quarantine_folder.clone(), erased.keys.clone());
+        let erase = move || quarantine::erase(Path::new(&folder), &keys);
+        match tokio::task::spawn_blocking(erase).await {
+            Ok(Ok(_)) => Ok(erased),
+            Ok(Err(error)) => Err(Error::internal("erasing refused rows; ask again", error)),
+            Err(error) => Err(Error::internal("erasing refused rows; ask again", error)),
+        }
     }
 
     async fn situation(&self, ask: &Ask) -> Result<Situation> {

@@ -15,7 +15,7 @@ use marquee_engine::world::{World, WorldBuilder};
 use tokio::sync::{Mutex, Notify, OwnedMutexGuard, watch};
 
 use crate::error::{Error, Result};
-use crate::events::log_entry;
+use crate::events::log_entries;
 use crate::profile::Profiles;
 use crate::store::{LogRow, Store};
 use crate::telemetry::Metrics;
@@ -182,10 +182,10 @@ async fn advance(
             let apply = move || {
                 for row in rows {
                     follower.position = row.seq;
-                    match log_entry(&row, &policy) {
-                        Some(entry) => follower.builder.apply(row.seq, &entry),
-                        None => follower.builder.advance_to(row.seq),
+                    for entry in log_entries(&row, &policy) {
+                        follower.builder.apply(row.seq, &entry);
                     }
+                    follower.builder.advance_to(row.seq);
                 }
                 follower
             };

@@ -1,9 +1,8 @@
 //! `marquee bundle list|verify|activate|rollback`: works on the registry and the artifacts, whether a server runs or
 //! not. A running server follows the registry within a second; it verifies the bundle again before it swaps.
 
-use std::io::Write;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use clap::Subcommand;
 use marquee_engine::bundle::{Bundle, Manifest, OpenOptions};
@@ -11,9 +10,17 @@ use marquee_engine::bundle::{Bundle, Manifest, OpenOptions};
 use crate::bundles::{Listed, Registry};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::error::Error;
-use crate::store::{self, Activations};
-use crate::telemetry::Metrics;
+use crate::store::Activations;
+
+use super::{open_store, print, told};
+
+/// Arguments of `marquee bundle`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -38,62 +45,60 @@ pub enum Command {
     Rollback,
 }
 
-/// Runs the command; prints to `out`.
+/// Runs the command.
 ///
 /// # Errors
 /// The bundle cannot serve (the reason is in the error), or the store cannot be used.
-pub async fn run(command: Command, config: &Config, out: &mut (impl Write + Send)) -> anyhow::Result<()> {
-    if let Command::Verify { bundle } = &command
+pub async fn run(config: &Config, args: Args) -> anyhow::Result<()> {
+    if let Command::Verify { bundle } = &args.command
         && bundle.components().count() > 1
     {
-        return verify_folder(bundle, config, out);
+        return print(&verify_folder(bundle, config)?);
     }
-    let store = store::open(&config.store, Arc::new(Metrics::new())).await.map_err(told)?;
+    let store = open_store(config).await?;
     let registry = Registry::new(config, store.clone(), Clock::system())?;
-    let done = with_registry(command, &registry, out).await;
+    let done = with_registry(args.command, &registry).await;
     store.close().await;
-    done
+    print(&done?)
 }
 
-async fn with_registry(command: Command, registry: &Registry, out: &mut (impl Write + Send)) -> anyhow::Result<()> {
+async fn with_registry(command: Command, registry: &Registry) -> anyhow::Result<String> {
     match command {
-        Command::List { json } => {
+        Command::List { json: as_json } => {
             let serving = registry.activations().await.map_err(told)?.serving;
             let listed = registry.list();
-            if json { print_json(&listed, serving.as_deref(), out) } else { print_table(&listed, serving.as_deref(), out) }
+            if as_json { json(&listed, serving.as_deref()) } else { table(&listed, serving.as_deref()) }
         }
         Command::Verify { bundle } => {
             let opened = registry.open(&bundle.to_string_lossy()).await.map_err(told)?;
-            print_verified(opened.manifest(), out)
+            Ok(verified(opened.manifest()))
         }
         Command::Activate { version } => {
             let bundle = registry.open(&version).await.map_err(told)?;
-            print_activations(&registry.activate(&bundle).await.map_err(told)?, out)
+            Ok(activated(&registry.activate(&bundle).await.map_err(told)?))
         }
-        Command::Rollback => print_activations(&registry.roll_back().await.map_err(told)?.1, out),
+        Command::Rollback => Ok(activated(&registry.roll_back().await.map_err(told)?.1)),
     }
 }
 
-fn verify_folder(folder: &Path, config: &Config, out: &mut impl Write) -> anyhow::Result<()> {
+fn verify_folder(folder: &Path, config: &Config) -> anyhow::Result<String> {
     let options = OpenOptions { exact_below_items: config.ranking.exact_below_items, ef_search: config.ranking.ef_search };
-    print_verified(Bundle::open(folder, &options)?.manifest(), out)
+    Ok(verified(Bundle::open(folder, &options)?.manifest()))
 }
 
-fn print_verified(manifest: &Manifest, out: &mut impl Write) -> anyhow::Result<()> {
+fn verified(manifest: &Manifest) -> String {
     let ranker = if manifest.ranker.is_some() { "a ranker" } else { "no ranker" };
     let (version, counts) = (&manifest.version, manifest.counts);
-    writeln!(out, "{version}: good, {} items, {} users, {ranker}", counts.items, counts.users)?;
-    Ok(())
+    format!("{version}: good, {} items, {} users, {ranker}", counts.items, counts.users)
 }
 
-fn print_activations(after: &Activations, out: &mut impl Write) -> anyhow::Result<()> {
+fn activated(after: &Activations) -> String {
     let name = |version: &Option<String>| version.clone().unwrap_or_else(|| "none".to_owned());
-    writeln!(out, "serving {}; before it {}", name(&after.serving), name(&after.previous))?;
-    writeln!(out, "a running server takes it over within a second")?;
-    Ok(())
+    let (serving, previous) = (name(&after.serving), name(&after.previous));
+    format!("serving {serving}; before it {previous}\na running server takes it over within a second")
 }
 
-fn print_json(listed: &[Listed], serving: Option<&str>, out: &mut impl Write) -> anyhow::Result<()> {
+fn json(listed: &[Listed], serving: Option<&str>) -> anyhow::Result<String> {
     let one = |listed: &Listed| {
         let manifest = listed.manifest.as_ref().ok();
         serde_json::json!({
@@ -108,36 +113,28 @@ fn print_json(listed: &[Listed], serving: Option<&str>, out: &mut impl Write) ->
             "problem": listed.manifest.as_ref().err(),
         })
     };
-    let all: Vec<_> = listed.iter().map(one).collect();
-    writeln!(out, "{}", serde_json::to_string_pretty(&all)?)?;
-    Ok(())
+    Ok(serde_json::to_string_pretty(&listed.iter().map(one).collect::<Vec<_>>())?)
 }
 
-fn print_table(listed: &[Listed], serving: Option<&str>, out: &mut impl Write) -> anyhow::Result<()> {
+fn table(listed: &[Listed], serving: Option<&str>) -> anyhow::Result<String> {
     if listed.is_empty() {
-        writeln!(out, "no bundles yet")?;
-        return Ok(());
+        return Ok("no bundles yet".to_owned());
     }
+    let mut text = String::new();
     let width = listed.iter().map(|listed| listed.version.len()).max().unwrap_or(0).max(7);
-    writeln!(out, "  {:width$}  {:>9}  {:>9}  {:>6}  {:>8}", "version", "items", "users", "ranker", "ndcg@10")?;
+    writeln!(text, "  {:width$}  {:>9}  {:>9}  {:>6}  {:>8}", "version", "items", "users", "ranker", "ndcg@10")?;
     for Listed { version, manifest } in listed {
         let mark = if serving == Some(version.as_str()) { '*' } else { ' ' };
         match manifest {
             Ok(manifest) => {
                 let ranker = if manifest.ranker.is_some() { "yes" } else { "no" };
                 let ndcg = manifest.metrics.get("ndcg_at_10").map_or_else(|| "-".to_owned(), |ndcg| format!("{ndcg:.4}"));
-                let counts = manifest.counts;
-                writeln!(out, "{mark} {version:width$}  {:>9}  {:>9}  {ranker:>6}  {ndcg:>8}", counts.items, counts.users)?;
+                let (items, users) = (manifest.counts.items, manifest.counts.users);
+                writeln!(text, "{mark} {version:width$}  {items:>9}  {users:>9}  {ranker:>6}  {ndcg:>8}")?;
             }
-            Err(problem) => writeln!(out, "{mark} {version:width$}  cannot serve: {problem}")?,
+            Err(problem) => writeln!(text, "{mark} {version:width$}  cannot serve: {problem}")?,
         }
     }
-    writeln!(out, "* serves")?;
-    Ok(())
-}
-
-/// A command's user is an operator: the details are theirs.
-#[allow(clippy::needless_pass_by_value)]
-fn told(error: Error) -> anyhow::Error {
-    anyhow::anyhow!(error.detail())
+    writeln!(text, "* serves")?;
+    Ok(text)
 }

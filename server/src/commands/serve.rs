@@ -10,7 +10,7 @@ use crate::config::Config;
 ///
 /// # Errors
 /// An address is taken, the store cannot be opened, a listener fails.
-pub async fn run(config: Config) -> anyhow::Result<()> {
+pub(super) async fn run(config: Config) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let listeners = Listeners::bind(&config).await?;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use marquee_engine::types::Variant;
 
-use super::{Config, SOURCES};
+use super::Config;
 
 /// Adds a sentence for every rule that the configuration breaks.
 pub(super) fn check(config: &Config, problems: &mut Vec<String>) {
@@ -161,8 +161,9 @@ fn recipe(variant: &Variant, problems: &mut Vec<String>) {
         problems.push(format!("variants.{name}.sources: names no source"));
     }
     for (source, plan) in &variant.sources {
-        if !SOURCES.contains(&source.as_str()) {
-            problems.push(format!("variants.{name}.sources.{source}: unknown source; known are {}", SOURCES.join(", ")));
+        if !marquee_engine::source_names().any(|known| known == source) {
+            let known = marquee_engine::source_names().collect::<Vec<_>>().join(", ");
+            problems.push(format!("variants.{name}.sources.{source}: unknown source; known are {known}"));
         }
         if !plan.weight.is_finite() || plan.weight < 0.0 {
             problems.push(format!("variants.{name}.sources.{source}.weight: must be finite and not negative"));

@@ -199,3 +199,6 @@ fn put(tree: &mut Table, path: &[String], value: Value) -> Result<(), String> {
     }
 }
 
+
+#[cfg(test)]
+mod tests;

@@ -17,7 +17,7 @@ use marquee_engine::types::Variant;
 use serde::{Deserialize, Serialize};
 
 pub use load::Problems;
-pub use variants::{BUILT_IN, SOURCES, default_variants};
+pub use variants::{BUILT_IN, default_variants};
 
 /// Exit status of a bad configuration (`EX_USAGE`).
 pub const EXIT_BAD_CONFIG: u8 = 64;

@@ -5,10 +5,6 @@ use std::sync::Arc;
 
 use marquee_engine::types::{SourcePlan, Variant};
 
-/// Names of the engine's sources.
-pub const SOURCES: [&str; 7] =
-    ["embedding", "user_neighbours", "cooccurrence", "transitions", "content", "popular", "fresh"];
-
 /// Variants that always exist; the config can change their recipes, not remove them.
 pub const BUILT_IN: [&str; 3] = ["default", "popular", "blend"];
 

@@ -1,10 +1,11 @@
 //! The store: items, users, one log of everything that happens, the slate log, the registry of bundles.
 //!
-//! A port: one trait, one conformance suite ([`conformance`]) that every implementation passes. Must not know gRPC,
+//! A port: one trait, one conformance suite (`conformance.rs`) that every implementation passes. Must not know gRPC,
 //! nor what an event is worth. What it promises: a write that was answered survives power loss, is seen by every later
 //! read, and happened exactly once whatever was sent twice; ids are kept byte for byte.
 
-pub mod conformance;
+#[cfg(test)]
+pub(crate) mod conformance;
 mod entry;
 pub mod sqlite;
 

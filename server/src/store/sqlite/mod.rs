@@ -9,6 +9,8 @@ mod history;
 mod log;
 mod people;
 mod slates;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::path::{Path, PathBuf};
