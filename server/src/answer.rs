@@ -220,11 +220,12 @@ impl Desk {
         // Slates that still wait to be written would come back after the erasure.
         self.slate_log.flush().await;
         let erased = store.forget(key, self.clock.now_ms()).await?;
-        self.profiles.invalidate(erased.keys.iter().chain([key]));
-        for key in erased.keys.iter().chain([key]) {
+        let keys: Vec<UserKey> = erased.keys.iter().chain([key]).cloned().collect();
+        self.profiles.invalidate(&keys);
+        for key in &keys {
             self.cache.purge_user(key.as_str());
         }
-        let (folder, keys) = (self.config.events.quarantine_folder.clone(), erased.keys.clone());
+        let folder = self.config.events.quarantine_folder.clone();
         let erase = move || quarantine::erase(Path::new(&folder), &keys);
         match tokio::task::spawn_blocking(erase).await {
             Ok(Ok(_)) => Ok(erased),
