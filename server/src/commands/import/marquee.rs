@@ -1,0 +1,370 @@
+//! Marquee's own layout: items, users and events, each as JSON lines or CSV. docs/data.md describes it.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use marquee_engine::event::EventKind;
+use marquee_engine::types::{Item, TimeMs};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::sink::{Place, Sink, What};
+use super::table::{Delimited, Row, Table};
+use crate::events::check::EventDraft;
+use crate::store::{KeyHash, User, UserKey};
+
+/// A line longer than this is refused unread.
+const LINE_MAX_BYTES: usize = 1024 * 1024;
+
+pub(super) fn read(paths: &[PathBuf], sink: &mut Sink) -> Result<()> {
+    for path in paths {
+        if !path.is_dir() {
+            read_file(path, sink)?;
+            continue;
+        }
+        let names = ["items", "users", "events"].into_iter().flat_map(|stem| [format!("{stem}.jsonl"), format!("{stem}.csv")]);
+        let files: Vec<PathBuf> = names.map(|name| path.join(name)).filter(|file| file.exists()).collect();
+        if files.is_empty() {
+            bail!("{} holds none of items, users and events as .jsonl or .csv", path.display());
+        }
+        files.iter().try_for_each(|file| read_file(file, sink))?;
+    }
+    Ok(())
+}
+
+fn read_file(path: &Path, sink: &mut Sink) -> Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let what = match name.split(['.', '-', '_']).next() {
+        Some("items") => What::Item,
+        Some("users") => What::User,
+        Some("events") => What::Event,
+        _ => bail!("{}: the name must begin with items, users or events", path.display()),
+    };
+    let source = BufReader::new(File::open(path).with_context(|| format!("opening {}", path.display()))?);
+    let done = match path.extension().and_then(|extension| extension.to_str()) {
+        Some("jsonl" | "ndjson") => lines(source, what, &name, sink),
+        Some("csv") => rows(source, what, &name, sink),
+        _ => bail!("{}: the name must end with .jsonl or .csv", path.display()),
+    };
+    done.with_context(|| format!("reading {}", path.display()))
+}
+
+fn lines(source: impl BufRead, what: What, file: &str, sink: &mut Sink) -> Result<()> {
+    for (index, line) in source.split(b'\n').enumerate() {
+        let line = line?;
+        let line = line.trim_ascii();
+        if line.is_empty() {
+            continue;
+        }
+        let place = Place { file, line: index as u64 + 1 };
+        let taken = match readable(line) {
+            Ok(text) => take_json(text, what, place, sink)?,
+            Err(reason) => Err(reason),
+        };
+        if let Err(reason) = taken {
+            let shown = &line[..line.len().min(LINE_MAX_BYTES)];
+            sink.refuse(what, place, &reason, None, String::from_utf8_lossy(shown).into_owned())?;
+        }
+    }
+    Ok(())
+}
+
+fn readable(line: &[u8]) -> Result<&str, String> {
+    if line.len() > LINE_MAX_BYTES {
+        return Err(format!("line: must have at most {LINE_MAX_BYTES} bytes, has {}", line.len()));
+    }
+    std::str::from_utf8(line).map_err(|_| "not UTF-8".to_owned())
+}
+
+/// The inner error is the reason why the line is refused.
+fn take_json(text: &str, what: What, place: Place<'_>, sink: &mut Sink) -> Result<Result<(), String>> {
+    let row = || text.to_owned();
+    match what {
+        What::Item => match serde_json::from_str::<Item>(text) {
+            Ok(item) => sink.item(place, item, row).map(Ok),
+            Err(error) => Ok(Err(json_reason(&error))),
+        },
+        What::User => match serde_json::from_str::<User>(text) {
+            Ok(user) => sink.user(place, user, row).map(Ok),
+            Err(error) => Ok(Err(json_reason(&error))),
+        },
+        What::Event => match serde_json::from_str::<EventLine>(text).map_err(|error| json_reason(&error)).and_then(EventLine::draft) {
+            Ok(draft) => sink.event(place, draft, row).map(Ok),
+            Err(reason) => Ok(Err(reason)),
+        },
+    }
+}
+
+/// Without the column, so that equal mistakes count together.
+pub(super) fn json_reason(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" at line ").next().unwrap_or(&text);
+    format!("not as documented: {text}")
+}
+
+/// One line of events.jsonl; the same names are the columns of events.csv.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct EventLine {
+    id: String,
+    user_id: String,
+    anonymous_id: String,
+    session_id: String,
+    item_id: String,
+    r#type: String,
+    value: Option<f64>,
+    watched_seconds: Option<f64>,
+    time_ms: Option<i64>,
+    time: String,
+    surface: String,
+    slate_id: String,
+    position: Option<i64>,
+    query: String,
+}
+
+impl EventLine {
+    fn draft(self) -> Result<EventDraft, String> {
+        let time_ms = match (self.time_ms, self.time.as_str()) {
+            (Some(_), time) if !time.is_empty() => return Err("time: only one of time and time_ms may be given".to_owned()),
+            (Some(time_ms), _) => i128::from(time_ms),
+            (None, "") => return Err("time_ms: one of time and time_ms is needed".to_owned()),
+            (None, time) => rfc3339_ms(time).ok_or("time: must be like 2024-05-01T18:30:00Z")?.into(),
+        };
+        let (kind, custom_type) = match EventKind::from_name(&self.r#type) {
+            EventKind::Custom(name) if !name.is_empty() && name != "custom" => ("custom".to_owned(), name),
+            _ => (self.r#type.clone(), String::new()),
+        };
+        let mut draft = EventDraft {
+            id: self.id,
+            user_id: self.user_id,
+            anonymous_id: self.anonymous_id,
+            session_id: self.session_id,
+            item_id: self.item_id,
+            kind,
+            custom_type,
+            value: self.value,
+            watched_seconds: self.watched_seconds,
+            time_ms: Some(time_ms),
+            surface: self.surface,
+            slate_id: self.slate_id,
+            position: self.position,
+            query: self.query,
+        };
+        if draft.id.is_empty() {
+            draft.id = derived_id(&draft);
+        }
+        Ok(draft)
+    }
+}
+
+/// A row without an id gets one from its content, so that a second import finds it known.
+fn derived_id(draft: &EventDraft) -> String {
+    let EventDraft { user_id, anonymous_id, item_id, kind, custom_type, time_ms, value, query, session_id, .. } = draft;
+    let content = serde_json::json!([
+        user_id, anonymous_id, item_id, kind, custom_type, time_ms.map(|time| time.to_string()), value, query, session_id
+    ]);
+    format!("row:{:?}", KeyHash::of(&content.to_string()))
+}
+
+fn rows(source: impl BufRead, what: What, file: &str, sink: &mut Sink) -> Result<()> {
+    let mut table = Table::open(source, Delimited::Comma, |cell| cell)?;
+    let needed: &[&str] = match what {
+        What::Item | What::User => &["id"],
+        What::Event => &["type"],
+    };
+    table.need(needed)?;
+    let attributes: Vec<String> =
+        table.names().iter().filter_map(|name| name.strip_prefix("attr.")).map(str::to_owned).collect();
+    unknown_columns(&table, what)?;
+    while let Some(row) = table.next()? {
+        let place = Place { file, line: row.line };
+        let taken = match (&row.bad, what) {
+            (Some(reason), _) => Err(reason.clone()),
+            (None, What::Item) => match item_of(&row, &attributes) {
+                Ok(item) => sink.item(place, item, || row.text()).map(Ok)?,
+                Err(reason) => Err(reason),
+            },
+            (None, What::User) => {
+                let user = User { id: row.exact("id").to_owned(), attributes: attributes_of(&row, &attributes) };
+                sink.user(place, user, || row.text()).map(Ok)?
+            }
+            (None, What::Event) => match event_of(&row).and_then(EventLine::draft) {
+                Ok(draft) => sink.event(place, draft, || row.text()).map(Ok)?,
+                Err(reason) => Err(reason),
+            },
+        };
+        if let Err(reason) = taken {
+            let user = Some(row.exact("user_id")).filter(|id| !id.is_empty()).map(UserKey::user);
+            sink.refuse(what, place, &reason, user, row.text())?;
+        }
+    }
+    Ok(())
+}
+
+const ITEM_COLUMNS: [&str; 12] = [
+    "id", "title", "year", "genres", "cast", "directors", "tags", "text", "available_from_ms", "available_until_ms",
+    "hidden", "created_ms",
+];
+const EVENT_COLUMNS: [&str; 14] = [
+    "id", "user_id", "anonymous_id", "session_id", "item_id", "type", "value", "watched_seconds", "time_ms", "time",
+    "surface", "slate_id", "position", "query",
+];
+
+/// A misspelt column would be lost silently.
+fn unknown_columns<R: std::io::Read>(table: &Table<R>, what: What) -> Result<()> {
+    let known: &[&str] = match what {
+        What::Item => &ITEM_COLUMNS,
+        What::User => &["id"],
+        What::Event => &EVENT_COLUMNS,
+    };
+    let attribute = |name: &str| what != What::Event && name.starts_with("attr.");
+    let unknown: Vec<&String> =
+        table.names().iter().filter(|name| !known.contains(&name.as_str()) && !attribute(name)).collect();
+    if !unknown.is_empty() {
+        bail!("unknown columns {unknown:?}; known are {known:?} and, for items and users, attr.NAME");
+    }
+    Ok(())
+}
+
+fn item_of(row: &Row<'_>, attributes: &[String]) -> Result<Item, String> {
+    let list = |column: &str| {
+        row.get(column).split('|').map(str::trim).filter(|entry| !entry.is_empty()).map(str::to_owned).collect()
+    };
+    Ok(Item {
+        id: row.exact("id").into(),
+        title: row.get("title").to_owned(),
+        year: number(row, "year")?,
+        genres: list("genres"),
+        cast: list("cast"),
+        directors: list("directors"),
+        tags: list("tags"),
+        text: row.get("text").to_owned(),
+        available_from_ms: number::<TimeMs>(row, "available_from_ms")?,
+        available_until_ms: number::<TimeMs>(row, "available_until_ms")?,
+        hidden: match row.get("hidden") {
+            "" | "false" | "0" => false,
+            "true" | "1" => true,
+            _ => return Err("hidden: must be true or false".to_owned()),
+        },
+        created_ms: number::<TimeMs>(row, "created_ms")?,
+        attributes: attributes_of(row, attributes),
+    })
+}
+
+fn attributes_of(row: &Row<'_>, attributes: &[String]) -> Map<String, Value> {
+    let value = |text: &str| match serde_json::from_str::<Value>(text) {
+        Ok(value @ (Value::Number(_) | Value::Bool(_) | Value::Array(_))) => value,
+        _ => Value::from(text),
+    };
+    let cell = |name: &String| (name.clone(), row.get(&format!("attr.{name}")));
+    attributes.iter().map(cell).filter(|(_, text)| !text.is_empty()).map(|(name, text)| (name, value(text))).collect()
+}
+
+fn event_of(row: &Row<'_>) -> Result<EventLine, String> {
+    let text = |column: &str| row.exact(column).to_owned();
+    Ok(EventLine {
+        id: text("id"),
+        user_id: text("user_id"),
+        anonymous_id: text("anonymous_id"),
+        session_id: text("session_id"),
+        item_id: text("item_id"),
+        r#type: row.get("type").to_owned(),
+        value: number(row, "value")?,
+        watched_seconds: number(row, "watched_seconds")?,
+        time_ms: number(row, "time_ms")?,
+        time: row.get("time").to_owned(),
+        surface: text("surface"),
+        slate_id: text("slate_id"),
+        position: number(row, "position")?,
+        query: text("query"),
+    })
+}
+
+fn number<N: std::str::FromStr>(row: &Row<'_>, column: &str) -> Result<Option<N>, String> {
+    match row.get(column) {
+        "" => Ok(None),
+        text => text.parse().map(Some).map_err(|_| format!("{column}: must be a number in its range")),
+    }
+}
+
+/// Milliseconds of "2024-05-01T18:30:00.250+02:00"; a space may stand for the T. `None` for anything else.
+fn rfc3339_ms(text: &str) -> Option<TimeMs> {
+    let digits = |range: std::ops::Range<usize>| {
+        let part = text.get(range)?;
+        part.bytes().all(|byte| byte.is_ascii_digit()).then(|| part.parse::<i64>().ok())?
+    };
+    let at = |index: usize, any: &str| text.get(index..=index).filter(|found| any.contains(found)).map(|_| ());
+    let (year, month, day) = (digits(0..4)?, digits(5..7)?, digits(8..10)?);
+    let (hour, minute, second) = (digits(11..13)?, digits(14..16)?, digits(17..19)?);
+    at(4, "-").and(at(7, "-")).and(at(10, "Tt ")).and(at(13, ":")).and(at(16, ":"))?;
+    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let days_in_month = match month {
+        2 => 28 + i64::from(leap),
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    };
+    let right = (1..=12).contains(&month) && (1..=days_in_month).contains(&day) && hour < 24 && minute < 60 && second < 61;
+    let (millis, rest) = fraction(text.get(19..)?)?;
+    let offset_minutes = offset(rest)?;
+    // Days since 1970 of the proleptic Gregorian calendar, years beginning in March.
+    let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let days = 365 * y + y.div_euclid(4) - y.div_euclid(100) + y.div_euclid(400) + (153 * m + 2) / 5 + day - 1 - 719_468;
+    right.then_some((((days * 24 + hour) * 60 + minute - offset_minutes) * 60 + second) * 1_000 + millis)
+}
+
+/// ".25Z" is 250 and "Z".
+fn fraction(text: &str) -> Option<(i64, &str)> {
+    let Some(after) = text.strip_prefix('.') else { return Some((0, text)) };
+    let end = after.find(|c: char| !c.is_ascii_digit()).filter(|end| (1..=9).contains(end))?;
+    let millis = format!("{:0<3}", &after[..end]);
+    Some((millis[..3].parse().ok()?, &after[end..]))
+}
+
+/// "Z", "+02:00".
+fn offset(text: &str) -> Option<i64> {
+    if matches!(text, "Z" | "z") {
+        return Some(0);
+    }
+    let sign = match text.get(..1)? {
+        "+" => 1,
+        "-" => -1,
+        _ => return None,
+    };
+    let (hours, minutes) = text.get(1..)?.split_once(':')?;
+    let (hours, minutes) = (hours.parse::<u8>().ok()?, minutes.parse::<u8>().ok()?);
+    (hours < 24 && minutes < 60).then(|| sign * (i64::from(hours) * 60 + i64::from(minutes)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_are_read_as_rfc_3339() {
+        for (text, ms) in [
+            ("1970-01-01T00:00:00Z", Some(0)),
+            ("2000-02-29 12:00:00.5Z", Some(951_825_600_500)),
+            ("2024-05-01T18:30:00+02:00", Some(1_714_581_000_000)),
+            ("9999-12-31T23:59:59.999Z", Some(253_402_300_799_999)),
+            ("0001-01-01T00:00:00Z", Some(-62_135_596_800_000)),
+            ("2023-02-29T00:00:00Z", None),
+            ("2024-13-01T00:00:00Z", None),
+            ("2024-05-01", None),
+            ("2024-05-01T18:30:00", None),
+            ("2024-05-0é1T18:30:00Z", None),
+        ] {
+            assert_eq!(rfc3339_ms(text), ms, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_derived_id_depends_on_the_content_alone() {
+        let line = |json: &str| serde_json::from_str::<EventLine>(json).unwrap().draft().unwrap().id;
+        let one = line(r#"{"user_id":"a","item_id":"i","type":"like","time_ms":5}"#);
+        assert_eq!(one, line(r#"{"time_ms":5,"type":"like","item_id":"i","user_id":"a"}"#));
+        assert_ne!(one, line(r#"{"anonymous_id":"a","item_id":"i","type":"like","time_ms":5}"#));
+        assert_eq!(line(r#"{"id":"x","user_id":"a","item_id":"i","type":"like","time_ms":5}"#), "x");
+    }
+}

@@ -1,0 +1,115 @@
+//! The command line: one file a command. `anyhow` is for here and nowhere deeper.
+
+pub mod bundle;
+mod config;
+mod export;
+mod import;
+mod serve;
+mod status;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+
+use crate::config::{Config, EXIT_BAD_CONFIG};
+use crate::store::{self, Store};
+use crate::telemetry::{self, Metrics};
+
+/// A two-stage recommendation service: candidates from several sources, a learned ranker, fresh on every request.
+#[derive(Debug, Parser)]
+#[command(name = "marquee", version)]
+pub struct Cli {
+    /// The configuration file; without it, ./marquee.toml if it exists, else defaults. Environment variables
+    /// MARQUEE_SECTION__KEY go over it.
+    #[arg(long, global = true, env = "MARQUEE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serves until SIGTERM or SIGINT, then finishes what runs.
+    Serve,
+    /// Lists, checks, activates and rolls back bundles; a running server follows within a second.
+    Bundle(bundle::Args),
+    /// Brings items, users and events into the store.
+    Import(import::Args),
+    /// Writes the arrays that training reads.
+    Export(export::Args),
+    /// Says what the store holds and which bundle serves.
+    Status(status::Args),
+    /// Checks or shows the configuration.
+    Config(config::Args),
+}
+
+/// Runs one command; its failure is printed with its causes and gives status 1, a bad configuration status 64.
+pub fn run(cli: Cli) -> ExitCode {
+    let file = cli.config.or_else(|| Some(PathBuf::from("marquee.toml")).filter(|file| file.exists()));
+    let environment = std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
+    let config = match Config::load(file.as_deref(), environment) {
+        Ok(config) => config,
+        Err(problems) => {
+            let _stderr_closed = write!(std::io::stderr(), "{problems}");
+            return ExitCode::from(EXIT_BAD_CONFIG);
+        }
+    };
+    telemetry::init(&config.log);
+    match execute(cli.command, config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _stderr_closed = writeln!(std::io::stderr(), "error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(command: Command, config: Config) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
+    runtime.block_on(async {
+        match command {
+            Command::Serve => serve::run(config).await,
+            Command::Bundle(args) => bundle::run(&config, args).await,
+            Command::Import(args) => import::run(&config, args).await,
+            Command::Export(args) => export::run(&config, &args).await,
+            Command::Status(args) => status::run(&config, &args).await,
+            Command::Config(args) => config::run(&config, &args),
+        }
+    })
+}
+
+/// The config's store, for a command that runs beside a server or without one.
+async fn open_store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
+    store::open(&config.store, Arc::new(Metrics::new()))
+        .await
+        .map_err(|error| anyhow::anyhow!(error.detail()))
+        .with_context(|| format!("opening the store {}", config.store.url))
+}
+
+/// What a command has to say goes to standard output; logs go to standard error.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{}", text.trim_end()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error).context("writing to standard output"),
+        _ => Ok(()),
+    }
+}
+
+/// The store's errors with their details: a command's user is the operator.
+fn told(error: crate::error::Error) -> anyhow::Error {
+    anyhow::anyhow!(error.detail())
+}
+
+/// A progress bar on a terminal; nothing elsewhere.
+fn progress(total: u64, doing: &'static str) -> indicatif::ProgressBar {
+    let style = indicatif::ProgressStyle::with_template("{msg:>16} [{bar:40}] {human_pos}/{human_len} {per_sec} eta {eta}");
+    let bar = indicatif::ProgressBar::new(total).with_message(doing);
+    match style {
+        Ok(style) => bar.with_style(style.progress_chars("=> ")),
+        Err(_) => bar,
+    }
+}

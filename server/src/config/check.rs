@@ -1,0 +1,184 @@
+//! What types cannot say: bounds, and keys that must agree with each other.
+
+use std::net::SocketAddr;
+
+use marquee_engine::types::Variant;
+
+use super::Config;
+
+/// Adds a sentence for every rule that the configuration breaks.
+pub(super) fn check(config: &Config, problems: &mut Vec<String>) {
+    namespace(config, problems);
+    listeners(config, problems);
+    urls(config, problems);
+    bounds(config, problems);
+    policy(config, problems);
+    for variant in config.variants.values() {
+        recipe(variant, problems);
+    }
+}
+
+fn namespace(config: &Config, problems: &mut Vec<String>) {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'_';
+    let name = &config.namespace;
+    if name.is_empty() || name.len() > 48 || !name.bytes().all(plain) {
+        problems.push(format!("namespace: `{name}` must be 1 to 48 of a-z, 0-9, - and _"));
+    }
+}
+
+fn listeners(config: &Config, problems: &mut Vec<String>) {
+    let server = &config.server;
+    if server.tls_certificate_path.is_empty() != server.tls_key_path.is_empty() {
+        problems.push("server.tls_certificate_path, server.tls_key_path: both or neither must be set".to_owned());
+    }
+    // Metrics are plain HTTP whatever the certificates say.
+    let is_encrypted = |key: &str| !server.tls_certificate_path.is_empty() && key != "server.metrics_listen";
+    let all = [
+        ("server.listen", server.listen),
+        ("server.admin_listen", server.admin_listen),
+        ("server.metrics_listen", server.metrics_listen),
+    ];
+    for (key, address) in all {
+        if !address.ip().is_loopback() && !server.insecure && !is_encrypted(key) {
+            problems.push(format!(
+                "{key}: {address} is not loopback and not encrypted; give it TLS, or set server.insecure = true to listen there in plain text"
+            ));
+        }
+    }
+    let same = |a: SocketAddr, b: SocketAddr| a.port() != 0 && a == b;
+    for (index, (key, address)) in all.iter().enumerate() {
+        for (other, taken) in &all[..index] {
+            if same(*address, *taken) {
+                problems.push(format!("{key}: {address} is taken by {other}"));
+            }
+        }
+    }
+}
+
+fn urls(config: &Config, problems: &mut Vec<String>) {
+    let mut scheme = |key: &str, url: &str, known: &str, needs_path: bool| match url.strip_prefix(known) {
+        None => problems.push(format!("{key}: `{url}` must start with {known}")),
+        Some("") if needs_path => problems.push(format!("{key}: `{url}` names no path")),
+        Some(_) => {}
+    };
+    scheme("store.url", &config.store.url, "sqlite://", true);
+    scheme("cache.url", &config.cache.url, "memory://", false);
+    scheme("artifacts.url", &config.artifacts.url, "file://", true);
+    if config.events.quarantine_folder.is_empty() {
+        problems.push("events.quarantine_folder: must not be empty".to_owned());
+    }
+}
+
+fn bounds(config: &Config, problems: &mut Vec<String>) {
+    let Config { server, store, limits, ranking, slate_log, .. } = config;
+    let rows: &[(&str, u64, u64, u64)] = &[
+        ("server.compute_threads", server.compute_threads as u64, 0, 1_024),
+        ("server.queue_max_requests", server.queue_max_requests as u64, 1, 1_000_000),
+        ("server.drain_ms", server.drain_ms, 0, 600_000),
+        ("server.in_flight_max_requests", server.in_flight_max_requests as u64, 1, 1_000_000),
+        ("server.request_timeout_ms", server.request_timeout_ms, 1, 600_000),
+        ("server.message_max_bytes", server.message_max_bytes as u64, 1_024, 256 * 1024 * 1024),
+        ("store.write_queue_max_entries", store.write_queue_max_entries as u64, 1, 10_000_000),
+        ("store.write_batch_max_entries", store.write_batch_max_entries as u64, 1, 1_000_000),
+        ("store.write_wait_ms", store.write_wait_ms, 0, 600_000),
+        ("store.read_connections_max", u64::from(store.read_connections_max), 1, 256),
+        ("store.busy_timeout_ms", store.busy_timeout_ms, 1, 600_000),
+        ("store.dedup_retention_days", u64::from(store.dedup_retention_days), 1, 36_500),
+        ("cache.ttl_ms", config.cache.ttl_ms, 1, 86_400_000),
+        ("limits.count_max", limits.count_max as u64, 1, 10_000),
+        ("limits.count_default", limits.count_default as u64, 1, 10_000),
+        ("limits.exclude_max_items", limits.exclude_max_items as u64, 0, 100_000),
+        ("limits.filter_max_conditions", limits.filter_max_conditions as u64, 1, 10_000),
+        ("limits.events_max_per_call", limits.events_max_per_call as u64, 1, 100_000),
+        ("limits.items_max_per_call", limits.items_max_per_call as u64, 1, 100_000),
+        ("limits.users_max_per_call", limits.users_max_per_call as u64, 1, 100_000),
+        ("limits.batch_max_requests", limits.batch_max_requests as u64, 1, 10_000),
+        ("limits.rank_items_max", limits.rank_items_max as u64, 1, 100_000),
+        ("limits.similar_items_max", limits.similar_items_max as u64, 1, 10_000),
+        ("limits.explain_missing_max_items", limits.explain_missing_max_items as u64, 0, 10_000),
+        ("limits.page_depth_max_items", limits.page_depth_max_items as u64, 1, 100_000),
+        ("limits.list_page_max_entries", limits.list_page_max_entries as u64, 1, 100_000),
+        ("limits.clock_skew_future_ms", limits.clock_skew_future_ms, 0, 86_400_000),
+        ("limits.id_max_bytes", limits.id_max_bytes as u64, 1, 256),
+        ("limits.surface_max_bytes", limits.surface_max_bytes as u64, 1, 64),
+        ("limits.query_max_bytes", limits.query_max_bytes as u64, 1, 64 * 1024),
+        ("limits.title_max_bytes", limits.title_max_bytes as u64, 1, 64 * 1024),
+        ("limits.text_max_bytes", limits.text_max_bytes as u64, 1, 1024 * 1024),
+        ("limits.list_max_entries", limits.list_max_entries as u64, 1, 10_000),
+        ("limits.list_entry_max_bytes", limits.list_entry_max_bytes as u64, 1, 4_096),
+        ("limits.attributes_max_bytes", limits.attributes_max_bytes as u64, 2, 1024 * 1024),
+        ("limits.attributes_max_depth", limits.attributes_max_depth as u64, 1, 32),
+        ("limits.profile_events_max", limits.profile_events_max as u64, 1, 100_000),
+        ("limits.profile_seen_max", limits.profile_seen_max as u64, 0, 1_000_000),
+        ("limits.profile_cache_max_users", limits.profile_cache_max_users as u64, 1, 100_000_000),
+        ("ranking.ef_search", ranking.ef_search as u64, 1, 10_000),
+        ("ranking.world_tick_ms", ranking.world_tick_ms, 1, 60_000),
+        ("ranking.fresh_wait_ms", ranking.fresh_wait_ms, 0, 60_000),
+        ("ranking.effort_full_ms", ranking.effort_full_ms, 0, 60_000),
+        ("slate_log.retention_days", u64::from(slate_log.retention_days), 1, 36_500),
+        ("slate_log.queue_max_slates", slate_log.queue_max_slates as u64, 1, 1_000_000),
+    ];
+    for &(key, value, least, most) in rows {
+        if !(least..=most).contains(&value) {
+            problems.push(format!("{key}: {value} must lie within {least} and {most}"));
+        }
+    }
+    if limits.count_default > limits.count_max {
+        problems.push("limits.count_default: must not exceed limits.count_max".to_owned());
+    }
+    if limits.page_depth_max_items < limits.count_max {
+        problems.push("limits.page_depth_max_items: must be at least limits.count_max".to_owned());
+    }
+    if !(0.0..=1.0).contains(&slate_log.sample_rows) {
+        problems.push(format!("slate_log.sample_rows: {} must lie within 0 and 1", slate_log.sample_rows));
+    }
+}
+
+fn policy(config: &Config, problems: &mut Vec<String>) {
+    for (kind, policy) in &config.events.policy.kinds {
+        let weights = policy.steps.iter().map(|step| step.weight).chain([policy.weight]);
+        if weights.into_iter().any(|weight| !weight.is_finite()) {
+            problems.push(format!("events.policy.{kind}: weights must be finite"));
+        }
+        for step in &policy.steps {
+            let bounds = [step.at_least, step.at_most];
+            if bounds.iter().all(Option::is_none) {
+                problems.push(format!("events.policy.{kind}: a step needs at_least or at_most"));
+            }
+            if bounds.iter().flatten().any(|bound| !bound.is_finite()) {
+                problems.push(format!("events.policy.{kind}: a step's bounds must be finite"));
+            }
+        }
+    }
+}
+
+fn recipe(variant: &Variant, problems: &mut Vec<String>) {
+    let name = &variant.name;
+    if name.is_empty() || name.len() > 64 {
+        problems.push(format!("variants.{name}: a name has 1 to 64 bytes"));
+    }
+    if variant.sources.is_empty() {
+        problems.push(format!("variants.{name}.sources: names no source"));
+    }
+    for (source, plan) in &variant.sources {
+        if !marquee_engine::source_names().any(|known| known == source) {
+            let known = marquee_engine::source_names().collect::<Vec<_>>().join(", ");
+            problems.push(format!("variants.{name}.sources.{source}: unknown source; known are {known}"));
+        }
+        if !plan.weight.is_finite() || plan.weight < 0.0 {
+            problems.push(format!("variants.{name}.sources.{source}.weight: must be finite and not negative"));
+        }
+        if !(1..=10_000).contains(&plan.budget_items) {
+            problems.push(format!("variants.{name}.sources.{source}.budget_items: must lie within 1 and 10000"));
+        }
+    }
+    if variant.head_weights.values().any(|weight| !weight.is_finite()) {
+        problems.push(format!("variants.{name}.head_weights: must be finite"));
+    }
+    if !(1..=10_000).contains(&variant.candidates_max_items) {
+        problems.push(format!("variants.{name}.candidates_max_items: must lie within 1 and 10000"));
+    }
+    if matches!(name.as_str(), "blend" | "popular") && variant.ranker {
+        problems.push(format!("variants.{name}.ranker: must be false; this variant is the one without a ranker"));
+    }
+}

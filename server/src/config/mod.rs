@@ -1,0 +1,404 @@
+//! The configuration: a TOML file, environment variables over it, every problem reported at once.
+//!
+//! `MARQUEE_SECTION__KEY=value` overrides `[section] key`; deeper keys take more `__`. Names without `__` are left
+//! alone (Kubernetes sets `MARQUEE_SERVICE_HOST` and the like), but for `MARQUEE_NAMESPACE` and the one secret,
+//! `MARQUEE_ADMIN_TOKEN`, which no file may hold. `server/marquee.sample.toml` lists every key; a test keeps it so.
+
+mod check;
+mod load;
+mod variants;
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use marquee_engine::event::{EventPolicy, KindPolicy};
+use marquee_engine::types::Variant;
+use serde::{Deserialize, Serialize};
+
+pub use load::Problems;
+pub use variants::{BUILT_IN, default_variants};
+
+/// Exit status of a bad configuration (`EX_USAGE`).
+pub const EXIT_BAD_CONFIG: u8 = 64;
+
+/// Everything that can be configured.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Config {
+    /// Prefix of everything this deployment keeps on shared servers.
+    pub namespace: String,
+    /// `[server]`
+    pub server: Server,
+    /// `[store]`
+    pub store: Store,
+    /// `[cache]`
+    pub cache: Cache,
+    /// `[artifacts]`
+    pub artifacts: Artifacts,
+    /// `[limits]`
+    pub limits: Limits,
+    /// `[ranking]`
+    pub ranking: Ranking,
+    /// `[events]`
+    pub events: Events,
+    /// `[slate_log]`
+    pub slate_log: SlateLog,
+    /// `[log]`
+    pub log: Log,
+    /// `[variants.NAME]`, by name. `default`, `popular` and `blend` are always there.
+    pub variants: BTreeMap<String, Arc<Variant>>,
+    /// From `MARQUEE_ADMIN_TOKEN` alone; `None` closes everything that needs it.
+    #[serde(skip)]
+    pub admin_token: Option<Secret>,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            namespace: "default".to_owned(),
+            server: Server::default(),
+            store: Store::default(),
+            cache: Cache::default(),
+            artifacts: Artifacts::default(),
+            limits: Limits::default(),
+            ranking: Ranking::default(),
+            events: Events::default(),
+            slate_log: SlateLog::default(),
+            log: Log::default(),
+            variants: default_variants(),
+            admin_token: None,
+        }
+    }
+}
+
+/// A value that must not be printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps it.
+    pub fn new(value: String) -> Secret {
+        Secret(value)
+    }
+
+    /// The value itself, to be compared and nothing else.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(redacted)")
+    }
+}
+
+/// Listeners and the pool that computes slates.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Server {
+    /// Where the public services listen.
+    pub listen: SocketAddr,
+    /// Where AdminService listens.
+    pub admin_listen: SocketAddr,
+    /// Where `/metrics` listens (plain HTTP).
+    pub metrics_listen: SocketAddr,
+    /// Allows listeners beyond loopback without TLS.
+    pub insecure: bool,
+    /// PEM certificate chain; empty is none: plain text.
+    pub tls_certificate_path: String,
+    /// PEM private key of that certificate.
+    pub tls_key_path: String,
+    /// How long running calls may take to end after a stop signal.
+    pub drain_ms: u64,
+    /// Threads that compute slates; 0 is one for each core.
+    pub compute_threads: usize,
+    /// Requests that may wait for one of these threads; more are refused.
+    pub queue_max_requests: usize,
+    /// Calls that may run at once, on all connections together; more are refused. Health is always answered.
+    pub in_flight_max_requests: usize,
+    /// Longest time for one unary call, whatever deadline the caller sets.
+    pub request_timeout_ms: u64,
+    /// Largest message in either direction.
+    pub message_max_bytes: usize,
+    /// Whether callers may choose a variant.
+    pub allow_variant_override: bool,
+    /// Whether callers may ask for full explanations.
+    pub allow_explain: bool,
+}
+
+impl Default for Server {
+    fn default() -> Server {
+        let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        Server {
+            listen: loopback(50051),
+            admin_listen: loopback(50052),
+            metrics_listen: loopback(9090),
+            insecure: false,
+            tls_certificate_path: String::new(),
+            tls_key_path: String::new(),
+            drain_ms: 10_000,
+            compute_threads: 0,
+            queue_max_requests: 256,
+            in_flight_max_requests: 1_024,
+            request_timeout_ms: 10_000,
+            message_max_bytes: 4 * 1024 * 1024,
+            allow_variant_override: true,
+            allow_explain: true,
+        }
+    }
+}
+
+/// Where items, users, events and the slate log live.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Store {
+    /// `sqlite://PATH`; the folder is made if it is missing.
+    pub url: String,
+    /// Entries that may wait for the writer; a write that finds no room waits `write_wait_ms`, then is refused.
+    pub write_queue_max_entries: usize,
+    /// Entries in one transaction, at most (a single larger call still is one transaction).
+    pub write_batch_max_entries: usize,
+    /// How long a write waits for room in the queue.
+    pub write_wait_ms: u64,
+    /// Connections that read.
+    pub read_connections_max: u32,
+    /// How long to wait for another process that holds the database.
+    pub busy_timeout_ms: u64,
+    /// How long event ids are remembered; a resend after that counts as new.
+    pub dedup_retention_days: u32,
+}
+
+impl Default for Store {
+    fn default() -> Store {
+        Store {
+            url: "sqlite://.marquee/marquee.db".to_owned(),
+            write_queue_max_entries: 50_000,
+            write_batch_max_entries: 10_000,
+            write_wait_ms: 1_000,
+            read_connections_max: 4,
+            busy_timeout_ms: 10_000,
+            dedup_retention_days: 90,
+        }
+    }
+}
+
+/// Where encoded slates are kept for a short while.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cache {
+    /// `memory://`
+    pub url: String,
+    /// All slates together; 0 switches the cache off.
+    pub max_bytes: u64,
+    /// A slate is repeated for at most this long.
+    pub ttl_ms: u64,
+}
+
+impl Default for Cache {
+    fn default() -> Cache {
+        Cache { url: "memory://".to_owned(), max_bytes: 64 * 1024 * 1024, ttl_ms: 60_000 }
+    }
+}
+
+/// Where bundles live.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Artifacts {
+    /// `file://FOLDER`
+    pub url: String,
+}
+
+impl Default for Artifacts {
+    fn default() -> Artifacts {
+        Artifacts { url: "file://.marquee/bundles".to_owned() }
+    }
+}
+
+/// How much of anything one caller may ask for or send.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Items in a slate, at most.
+    pub count_max: usize,
+    /// Items in a slate when the caller does not say.
+    pub count_default: usize,
+    /// Excluded ids in one request.
+    pub exclude_max_items: usize,
+    /// Conditions and genres in one filter.
+    pub filter_max_conditions: usize,
+    /// Events in one call.
+    pub events_max_per_call: usize,
+    /// Items in one call of the catalogue.
+    pub items_max_per_call: usize,
+    /// Users in one call.
+    pub users_max_per_call: usize,
+    /// Requests in one RecommendBatch.
+    pub batch_max_requests: usize,
+    /// Candidates of one RankItems.
+    pub rank_items_max: usize,
+    /// Items that one SimilarItems starts from.
+    pub similar_items_max: usize,
+    /// Items for which one request asks why they are missing.
+    pub explain_missing_max_items: usize,
+    /// Items over all pages of one slate.
+    pub page_depth_max_items: usize,
+    /// Entries of one page of a list.
+    pub list_page_max_entries: usize,
+    /// How far ahead of our clock an event may lie.
+    pub clock_skew_future_ms: u64,
+    /// Any id.
+    pub id_max_bytes: usize,
+    /// A surface's name.
+    pub surface_max_bytes: usize,
+    /// A search query in an event.
+    pub query_max_bytes: usize,
+    /// An item's title.
+    pub title_max_bytes: usize,
+    /// An item's text.
+    pub text_max_bytes: usize,
+    /// Entries of one list of an item: genres, cast, directors, tags.
+    pub list_max_entries: usize,
+    /// One entry of such a list.
+    pub list_entry_max_bytes: usize,
+    /// Attributes of an item or a user, as JSON.
+    pub attributes_max_bytes: usize,
+    /// Nesting of attributes; 1 is plain values only.
+    pub attributes_max_depth: usize,
+    /// Newest events that a profile holds.
+    pub profile_events_max: usize,
+    /// Ids of seen items that a profile holds beyond these.
+    pub profile_seen_max: usize,
+    /// Profiles kept in memory.
+    pub profile_cache_max_users: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            count_max: 500,
+            count_default: 20,
+            exclude_max_items: 1_000,
+            filter_max_conditions: 100,
+            events_max_per_call: 1_000,
+            items_max_per_call: 1_000,
+            users_max_per_call: 1_000,
+            batch_max_requests: 100,
+            rank_items_max: 1_000,
+            similar_items_max: 100,
+            explain_missing_max_items: 100,
+            page_depth_max_items: 500,
+            list_page_max_entries: 1_000,
+            clock_skew_future_ms: 300_000,
+            id_max_bytes: 256,
+            surface_max_bytes: 64,
+            query_max_bytes: 1_024,
+            title_max_bytes: 1_024,
+            text_max_bytes: 32 * 1024,
+            list_max_entries: 500,
+            list_entry_max_bytes: 256,
+            attributes_max_bytes: 16 * 1024,
+            attributes_max_depth: 4,
+            profile_events_max: 1_000,
+            profile_seen_max: 10_000,
+            profile_cache_max_users: 50_000,
+        }
+    }
+}
+
+/// How slates are computed and how fresh they are.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Ranking {
+    /// Catalogues smaller than this are scanned exactly instead of walked through the graph.
+    pub exact_below_items: usize,
+    /// Width of the walk through the graph: more is better and slower.
+    pub ef_search: usize,
+    /// How often a new snapshot of items and their statistics is published.
+    pub world_tick_ms: u64,
+    /// How long a request with a write token waits for that write.
+    pub fresh_wait_ms: u64,
+    /// With less time than this before the caller's deadline, sources are asked for less.
+    pub effort_full_ms: u64,
+}
+
+impl Default for Ranking {
+    fn default() -> Ranking {
+        Ranking { exact_below_items: 20_000, ef_search: 200, world_tick_ms: 100, fresh_wait_ms: 50, effort_full_ms: 20 }
+    }
+}
+
+/// What events mean, and where those that cannot be read are put aside.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Events {
+    /// Folder of the files that hold refused rows of imports. ForgetUser erases a user's rows there too.
+    pub quarantine_folder: String,
+    /// The weight of each kind of event. A kind that is given here replaces that kind's default as a whole;
+    /// kinds that are not given keep theirs.
+    pub policy: EventPolicy,
+}
+
+impl Default for Events {
+    fn default() -> Events {
+        Events { quarantine_folder: ".marquee/quarantine".to_owned(), policy: EventPolicy::default() }
+    }
+}
+
+impl Events {
+    /// Puts the defaults under the kinds that the file names.
+    fn with_default_kinds(mut self) -> Events {
+        let mut kinds: BTreeMap<String, KindPolicy> = EventPolicy::default().kinds;
+        kinds.append(&mut self.policy.kinds);
+        self.policy.kinds = kinds;
+        self
+    }
+}
+
+/// The record of what was answered: attribution, training rows and skew checks read it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SlateLog {
+    /// Whether slates are recorded.
+    pub enabled: bool,
+    /// How long they are kept.
+    pub retention_days: u32,
+    /// Share of slates, 0 to 1, whose feature rows are kept too.
+    pub sample_rows: f64,
+    /// Slates that may wait to be written; more are dropped and counted, never waited for.
+    pub queue_max_slates: usize,
+}
+
+impl Default for SlateLog {
+    fn default() -> SlateLog {
+        SlateLog { enabled: true, retention_days: 30, sample_rows: 0.0, queue_max_slates: 1_000 }
+    }
+}
+
+/// What the process says about itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// The least severe level that is written.
+    pub level: Level,
+    /// One JSON object a line instead of text.
+    pub json: bool,
+}
+
+impl Default for Log {
+    fn default() -> Log {
+        Log { level: Level::Info, json: false }
+    }
+}
+
+/// Severity of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum Level {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}

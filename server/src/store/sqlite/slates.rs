@@ -1,0 +1,138 @@
+//! The slate log, and the clean-up of what has a retention.
+
+use std::ops::Range;
+
+use async_trait::async_trait;
+use marquee_engine::types::TimeMs;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteConnection};
+
+use super::writer::{Tx, Write};
+use super::{corrupt, failed};
+use crate::error::{Error, Result};
+use crate::store::{Pruned, SlateRecord, SlateRows};
+
+/// Rows that one clean-up transaction removes at most, so that writes do not wait for it.
+const PRUNE_ROWS: i64 = 5_000;
+
+const COLUMNS: &str = "json, columns_hash, row_items, row_features";
+
+pub(super) struct Put {
+    pub(super) slates: Vec<SlateRecord>,
+}
+
+#[async_trait]
+impl Write for Put {
+    type Output = ();
+
+    async fn apply(&mut self, tx: &mut Tx<'_>) -> Result<()> {
+        for slate in &self.slates {
+            let json = serde_json::to_string(slate).map_err(|error| Error::internal("writing a slate", error))?;
+            let rows = slate.rows.as_ref();
+            sqlx::query(
+                "INSERT INTO slates (slate_id, user_key, now_ms, json, columns_hash, row_items, row_features) \
+                 VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            )
+            .bind(slate.slate_id.clone())
+            .bind(slate.user.as_ref().map(|user| user.as_str().to_owned()))
+            .bind(slate.now_ms)
+            .bind(json)
+            .bind(rows.map(|rows| rows.columns_hash as i64))
+            .bind(rows.map(|rows| serde_json::Value::from(rows.items.clone()).to_string()))
+            .bind(rows.map(|rows| rows.features.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>()))
+            .execute(&mut *tx.connection)
+            .await
+            .map_err(failed("writing a slate"))?;
+        }
+        Ok(())
+    }
+}
+
+/// See [`crate::store::Store::get_slate`].
+pub(super) async fn get(connection: &mut SqliteConnection, slate_id: &str) -> Result<Option<SlateRecord>> {
+    let row = sqlx::query(sqlx::AssertSqlSafe(format!("SELECT {COLUMNS} FROM slates WHERE slate_id = ?")))
+        .bind(slate_id.to_owned())
+        .fetch_optional(connection)
+        .await
+        .map_err(failed("reading a slate"))?;
+    row.as_ref().map(read).transpose()
+}
+
+/// See [`crate::store::Store::slates_between`].
+pub(super) async fn between(
+    connection: &mut SqliteConnection,
+    when: Range<TimeMs>,
+    after: Option<(TimeMs, String)>,
+    limit: usize,
+) -> Result<Vec<SlateRecord>> {
+    let (time_ms, id) = after.unwrap_or((i64::MIN, String::new()));
+    let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+        "SELECT {COLUMNS} FROM slates WHERE now_ms >= ?1 AND now_ms < ?2 AND (now_ms, slate_id) > (?3, ?4) \
+         ORDER BY now_ms, slate_id LIMIT ?5"
+    )))
+    .bind(when.start)
+    .bind(when.end)
+    .bind(time_ms)
+    .bind(id)
+    .bind(limit as i64)
+    .fetch_all(connection)
+    .await
+    .map_err(failed("reading slates"))?;
+    rows.iter().map(read).collect()
+}
+
+fn read(row: &SqliteRow) -> Result<SlateRecord> {
+    let failed = failed("reading a slate");
+    let json: String = row.try_get(0).map_err(&failed)?;
+    let mut slate: SlateRecord = serde_json::from_str(&json).map_err(|error| corrupt(&format!("slate: {error}")))?;
+    if let Some(columns_hash) = row.try_get::<Option<i64>, _>(1).map_err(&failed)? {
+        let items: String = row.try_get(2).map_err(&failed)?;
+        let bytes: Vec<u8> = row.try_get(3).map_err(&failed)?;
+        let (floats, rest) = bytes.as_chunks::<4>();
+        if !rest.is_empty() {
+            return Err(corrupt("feature rows"));
+        }
+        slate.rows = Some(SlateRows {
+            columns_hash: columns_hash as u64,
+            items: serde_json::from_str(&items).map_err(|error| corrupt(&format!("row items: {error}")))?,
+            features: floats.iter().map(|float| f32::from_le_bytes(*float)).collect(),
+        });
+    }
+    Ok(slate)
+}
+
+/// Removes one batch.
+pub(super) struct Prune {
+    pub(super) event_ids_before_ms: TimeMs,
+    pub(super) slates_before_ms: TimeMs,
+}
+
+#[async_trait]
+impl Write for Prune {
+    type Output = Pruned;
+
+    async fn apply(&mut self, tx: &mut Tx<'_>) -> Result<Pruned> {
+        let event_ids = remove(
+            tx,
+            "DELETE FROM event_ids WHERE hash IN (SELECT hash FROM event_ids WHERE received_ms < ? LIMIT ?)",
+            self.event_ids_before_ms,
+        );
+        let event_ids = event_ids.await?;
+        let slates = remove(
+            tx,
+            "DELETE FROM slates WHERE slate_id IN (SELECT slate_id FROM slates WHERE now_ms < ? LIMIT ?)",
+            self.slates_before_ms,
+        );
+        Ok(Pruned { event_ids, slates: slates.await? })
+    }
+}
+
+async fn remove(tx: &mut Tx<'_>, sql: &'static str, before_ms: TimeMs) -> Result<u64> {
+    sqlx::query(sql)
+        .bind(before_ms)
+        .bind(PRUNE_ROWS)
+        .execute(&mut *tx.connection)
+        .await
+        .map(|done| done.rows_affected())
+        .map_err(failed("cleaning up"))
+}

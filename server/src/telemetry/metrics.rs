@@ -1,0 +1,231 @@
+//! Every metric there is, by name. Adding one is a field and a line in [`Metrics::new`].
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+/// Upper bounds of latency buckets, in seconds: 50 us to 10 s, tight around a few milliseconds.
+const LATENCY_SECONDS: [f64; 18] = [
+    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0,
+    2.5, 10.0,
+];
+
+/// Upper bounds of count buckets.
+const COUNTS: [f64; 14] =
+    [0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0, 2_000.0, 5_000.0, 10_000.0];
+
+/// The one label of a family, from a set that we choose: a method, a stage, a source, an outcome.
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct Label {
+    /// What it is.
+    pub name: String,
+}
+
+impl Label {
+    /// That label.
+    pub fn new(name: &str) -> Label {
+        Label { name: name.to_owned() }
+    }
+}
+
+/// A call's method and status code.
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct CallLabel {
+    /// `Recommend`
+    pub method: String,
+    /// `OK`, `INVALID_ARGUMENT` ...
+    pub code: String,
+}
+
+type Counters = Family<Label, Counter>;
+type Histograms = Family<Label, Histogram, fn() -> Histogram>;
+
+/// Every metric of one server. Cheap to update; share it by `Arc`.
+pub struct Metrics {
+    registry: Registry,
+    calls: Family<CallLabel, Counter>,
+    call_seconds: Histograms,
+    stage_seconds: Histograms,
+    source_candidates: Histograms,
+    source_survivors: Histograms,
+    degraded: Counters,
+    slates: Counters,
+    events: Counters,
+    /// Events of items that the catalogue does not know.
+    pub events_of_unknown_items: Counter,
+    cache: Counters,
+    profiles: Counters,
+    /// Calls that run now.
+    pub in_flight: Gauge,
+    /// Requests refused because the pool's queue was full.
+    pub shed: Counter,
+    /// Time of one commit of the store, fsync included.
+    pub store_commit_seconds: Histogram,
+    /// Log entries, slates and other rows in one commit.
+    pub store_commit_entries: Histogram,
+    /// Position of the newest log entry.
+    pub log_end: Gauge,
+    /// Log position of the world that answers.
+    pub watermark: Gauge,
+    /// Items in the world that answers.
+    pub items: Gauge,
+    /// Slates that the slate log had no room for.
+    pub slate_log_dropped: Counter,
+}
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        Metrics::new()
+    }
+}
+
+impl Metrics {
+    /// A fresh set, all zero.
+    pub fn new() -> Metrics {
+        let mut metrics = Metrics {
+            registry: Registry::with_prefix("marquee"),
+            calls: Family::default(),
+            call_seconds: Family::new_with_constructor(latencies),
+            stage_seconds: Family::new_with_constructor(latencies),
+            source_candidates: Family::new_with_constructor(counts),
+            source_survivors: Family::new_with_constructor(counts),
+            degraded: Family::default(),
+            slates: Family::default(),
+            events: Family::default(),
+            events_of_unknown_items: Counter::default(),
+            cache: Family::default(),
+            profiles: Family::default(),
+            in_flight: Gauge::default(),
+            shed: Counter::default(),
+            store_commit_seconds: latencies(),
+            store_commit_entries: counts(),
+            log_end: Gauge::default(),
+            watermark: Gauge::default(),
+            items: Gauge::default(),
+            slate_log_dropped: Counter::default(),
+        };
+        metrics.register();
+        metrics
+    }
+
+    fn register(&mut self) {
+        let r = &mut self.registry;
+        r.register("calls", "Calls by method and status code", self.calls.clone());
+        r.register("call_seconds", "Time of a call by method", self.call_seconds.clone());
+        r.register("stage_seconds", "Time of a stage of ranking", self.stage_seconds.clone());
+        r.register("source_candidates", "Hits of a source in one request", self.source_candidates.clone());
+        r.register("source_survivors", "Hits of a source that reached the slate", self.source_survivors.clone());
+        r.register("degraded", "Answers that had to do without something, by what", self.degraded.clone());
+        r.register("slates", "Slates by variant", self.slates.clone());
+        r.register("events", "Events by outcome: accepted, duplicate, rejected", self.events.clone());
+        r.register(
+            "events_of_unknown_items",
+            "Events of items that the catalogue does not know",
+            self.events_of_unknown_items.clone(),
+        );
+        r.register("cache", "Lookups of the slate cache: hit, miss, bypass", self.cache.clone());
+        r.register("profiles", "Lookups of the profile cache: hit, miss", self.profiles.clone());
+        r.register("in_flight", "Calls that run now", self.in_flight.clone());
+        r.register("shed", "Requests refused because the queue was full", self.shed.clone());
+        r.register("store_commit_seconds", "Time of a commit, fsync included", self.store_commit_seconds.clone());
+        r.register("store_commit_entries", "Rows in a commit", self.store_commit_entries.clone());
+        r.register("log_end", "Position of the newest log entry", self.log_end.clone());
+        r.register("watermark", "Log position of the world that answers", self.watermark.clone());
+        r.register("items", "Items in the world that answers", self.items.clone());
+        r.register("slate_log_dropped", "Slates that the slate log had no room for", self.slate_log_dropped.clone());
+    }
+
+    /// One call ended.
+    pub fn call(&self, method: &str, code: &str, seconds: f64) {
+        self.calls.get_or_create(&CallLabel { method: method.to_owned(), code: code.to_owned() }).inc();
+        self.call_seconds.get_or_create(&Label::new(method)).observe(seconds);
+    }
+
+    /// A stage of one request took this long.
+    pub fn stage(&self, stage: &str, seconds: f64) {
+        self.stage_seconds.get_or_create(&Label::new(stage)).observe(seconds);
+    }
+
+    /// A source brought so many candidates, of which so many reached the slate.
+    pub fn source(&self, source: &str, candidates: u32, survivors: u32) {
+        self.source_candidates.get_or_create(&Label::new(source)).observe(f64::from(candidates));
+        self.source_survivors.get_or_create(&Label::new(source)).observe(f64::from(survivors));
+    }
+
+    /// An answer had to do without `what`.
+    pub fn degraded(&self, what: &str) {
+        self.degraded.get_or_create(&Label::new(what)).inc();
+    }
+
+    /// A slate of this variant was answered. Only names from the config: never what a caller wrote.
+    pub fn slate(&self, variant: &str) {
+        self.slates.get_or_create(&Label::new(variant)).inc();
+    }
+
+    /// So many events were accepted, duplicates, rejected.
+    pub fn events(&self, accepted: usize, duplicate: usize, rejected: usize) {
+        for (outcome, count) in [("accepted", accepted), ("duplicate", duplicate), ("rejected", rejected)] {
+            if count > 0 {
+                self.events.get_or_create(&Label::new(outcome)).inc_by(count as u64);
+            }
+        }
+    }
+
+    /// A lookup of the slate cache: "hit", "miss" or "bypass".
+    pub fn cache(&self, outcome: &str) {
+        self.cache.get_or_create(&Label::new(outcome)).inc();
+    }
+
+    /// A lookup of the profile cache.
+    pub fn profile(&self, hit: bool) {
+        self.profiles.get_or_create(&Label::new(if hit { "hit" } else { "miss" })).inc();
+    }
+
+    /// A commit of so many rows took this long.
+    pub fn commit(&self, seconds: f64, entries: usize) {
+        self.store_commit_seconds.observe(seconds);
+        self.store_commit_entries.observe(entries as f64);
+    }
+
+    /// All of it in the OpenMetrics text format.
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        encode(&mut text, &self.registry).expect("writing to a String cannot fail");
+        text
+    }
+}
+
+fn latencies() -> Histogram {
+    Histogram::new(LATENCY_SECONDS)
+}
+
+fn counts() -> Histogram {
+    Histogram::new(COUNTS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_is_rendered_with_its_prefix() {
+        let metrics = Metrics::new();
+        metrics.call("Recommend", "OK", 0.002);
+        metrics.events(3, 0, 1);
+        metrics.source("popular", 100, 4);
+        let text = metrics.render();
+        for line in [
+            "marquee_calls_total{method=\"Recommend\",code=\"OK\"} 1",
+            "marquee_events_total{name=\"accepted\"} 3",
+            "marquee_call_seconds_bucket{le=\"0.002\",name=\"Recommend\"} 1",
+            "marquee_source_survivors_sum{name=\"popular\"} 4.0",
+        ] {
+            assert!(text.contains(line), "{line} is missing in\n{text}");
+        }
+        assert!(!text.contains("duplicate"));
+    }
+}
