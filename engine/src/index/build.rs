@@ -134,7 +134,7 @@ pub(super) fn points(vectors: &Vectors, groups: &[Vec<u32>]) -> Vectors {
             numbers.resize(numbers.len() + vectors.dims() - 1, 0.0);
         }
     }
-    Vectors::from_rows(numbers, vectors.dims())
+    Vectors::from_rows(&numbers, vectors.dims())
         .expect("numbers of at most 2 * RADIUS_MAX, in as many rows as there are groups")
 }
 

@@ -196,7 +196,7 @@ fn generate(case: &Case) -> (Vectors, Vec<Vec<f32>>) {
         data.extend(row.iter().map(|x| x * norm));
     }
     let queries = (0..case.queries).map(|_| unit(&mut random)).collect();
-    (Vectors::from_rows(data, DIMS).unwrap(), queries)
+    (Vectors::from_rows(&data, DIMS).unwrap(), queries)
 }
 
 const REPEATS: usize = 2;
