@@ -148,7 +148,7 @@ fn islands_are_connected_in_both_directions() {
 fn nothing_is_lost_when_every_link_is() {
     let vectors = vectors(&Random(1).normals(300), 3);
     let groups = equal_rows(&vectors);
-    let graph = freeze(None, &points(&vectors, &groups), &groups);
+    let graph = freeze(None, &points(&vectors, &groups), &groups, 4);
     let index = Index::new(vectors, Some(graph), 0).unwrap();
     assert_eq!(
         search(&index, &[1.0, 1.0, 1.0], 100, 100, |_| true).len(),
