@@ -4,11 +4,12 @@
 //! each in its direction, short ones far out, so that the links lead towards large inner products (Zhou et al.,
 //! NeurIPS 2019, "Moebius transformation for fast inner product search on graph"). Unit vectors stay
 //! as they are. The better known reduction by one more number, `sqrt(M^2 - |v|^2)` (Bachrach et al., RecSys 2014),
-//! piles short vectors up at one pole: on 30,000 vectors with lognormal norms its recall@100 was 0.35 where
-//! this one has 0.99.
+//! piles short vectors up at one pole: on 20,000 clustered vectors with lognormal norms (sigma 1) its recall@100 at
+//! ef 200 was 0.41 where this one has 0.99.
 //!
-//! hnsw_rs drops links into crowded places and may leave nodes without a path, so level 0 is then made strongly
-//! connected: no walk can lose a node.
+//! Then we do what hnsw_rs leaves out. Of the links into a node it keeps the nearest only: so each list is chosen
+//! anew among the links in both directions (at ef 300 recall on lognormal norms rose from 0.975 to 0.994). And level
+//! 0 is made strongly connected: no walk can lose a node.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -47,7 +48,12 @@ pub struct BuildParams {
 
 impl Default for BuildParams {
     fn default() -> Self {
-        Self { m: DEFAULT_M, ef_construction: DEFAULT_EF_CONSTRUCTION, threads: 1, seed: 1 }
+        Self {
+            m: DEFAULT_M,
+            ef_construction: DEFAULT_EF_CONSTRUCTION,
+            threads: 1,
+            seed: 1,
+        }
     }
 }
 
@@ -57,7 +63,10 @@ impl BuildParams {
             if (least..=most).contains(&value) {
                 return Ok(());
             }
-            Err(Error::Params { name, reason: format!("{value} is not in {least} to {most}") })
+            Err(Error::Params {
+                name,
+                reason: format!("{value} is not in {least} to {most}"),
+            })
         };
         range("m", self.m, 2, 128)?;
         range("ef_construction", self.ef_construction, 1, 100_000)?;
@@ -67,23 +76,37 @@ impl BuildParams {
 
 /// Builds the graph over `vectors`. `progress` hears how many distinct vectors are in, now and then, up to all of
 /// them. Memory while it runs: about 12 times the vectors.
-pub fn build(vectors: &Vectors, params: &BuildParams, mut progress: impl FnMut(usize)) -> Result<FrozenGraph, Error> {
+pub fn build(
+    vectors: &Vectors,
+    params: &BuildParams,
+    mut progress: impl FnMut(usize),
+) -> Result<FrozenGraph, Error> {
     params.check()?;
     let groups = equal_rows(vectors);
     let points = points(vectors, &groups);
     let grown = (points.len() > 1).then(|| grow(&points, params, &mut progress));
-    let graph = freeze(grown.as_ref(), &points, &groups);
+    let graph = freeze(grown.as_ref(), &points, &groups, params.m);
     progress(points.len());
     Ok(graph)
 }
 
 /// Without `grown`: the graph of at most one point.
-pub(super) fn freeze(grown: Option<&Grown>, points: &Vectors, groups: &[Vec<u32>]) -> FrozenGraph {
+pub(super) fn freeze(
+    grown: Option<&Grown>,
+    points: &Vectors,
+    groups: &[Vec<u32>],
+    m: usize,
+) -> FrozenGraph {
     let nodes = points.len();
     let mut draft = match grown {
         Some(hnsw) => Draft::from_hnsw(hnsw, nodes),
-        None => Draft { top: vec![0; nodes], entry: 0, levels: vec![vec![Vec::new(); nodes]] },
+        None => Draft {
+            top: vec![0; nodes],
+            entry: 0,
+            levels: vec![vec![Vec::new(); nodes]],
+        },
     };
+    draft.diversify(points, m);
     connect(&mut draft.levels[0], draft.entry, points);
     draft.freeze(groups)
 }
@@ -93,7 +116,10 @@ pub(super) fn equal_rows(vectors: &Vectors) -> Vec<Vec<u32>> {
     let bits = |row: &u32| vectors.row(*row as usize).iter().map(|x| x.to_bits());
     let mut order: Vec<u32> = (0..vectors.len() as u32).collect();
     order.sort_by(|a, b| bits(a).cmp(bits(b))); // stable: rows ascend within a group
-    let mut groups: Vec<Vec<u32>> = order.chunk_by(|a, b| bits(a).eq(bits(b))).map(<[u32]>::to_vec).collect();
+    let mut groups: Vec<Vec<u32>> = order
+        .chunk_by(|a, b| bits(a).eq(bits(b)))
+        .map(<[u32]>::to_vec)
+        .collect();
     groups.sort_unstable_by_key(|rows| rows[0]);
     groups
 }
@@ -115,7 +141,7 @@ pub(super) fn points(vectors: &Vectors, groups: &[Vec<u32>]) -> Vectors {
             numbers.resize(numbers.len() + vectors.dims() - 1, 0.0);
         }
     }
-    Vectors::from_rows(numbers, vectors.dims())
+    Vectors::from_rows(&numbers, vectors.dims())
         .expect("numbers of at most 2 * RADIUS_MAX, in as many rows as there are groups")
 }
 
@@ -130,11 +156,27 @@ impl Distance<f32> for Squared {
 
 pub(super) type Grown = Hnsw<'static, f32, Squared>;
 
-pub(super) fn grow(points: &Vectors, params: &BuildParams, progress: &mut impl FnMut(usize)) -> Grown {
-    let hnsw = Hnsw::new(params.m, points.len(), LEVELS_MAX, params.ef_construction, Squared);
+pub(super) fn grow(
+    points: &Vectors,
+    params: &BuildParams,
+    progress: &mut impl FnMut(usize),
+) -> Grown {
+    let mut hnsw = Hnsw::new(
+        params.m,
+        points.len(),
+        LEVELS_MAX,
+        params.ef_construction,
+        Squared,
+    );
+    // Without it, vectors of very different lengths end with five links each.
+    hnsw.set_keeping_pruned(true);
     let order = shuffled(points.len(), params.seed);
     let insert = |&node: &u32| hnsw.insert((points.line_row(node as usize), node as usize));
-    let serial = if params.threads == 1 { order.len() } else { SERIAL_ROWS.min(order.len()) };
+    let serial = if params.threads == 1 {
+        order.len()
+    } else {
+        SERIAL_ROWS.min(order.len())
+    };
     let (first, rest) = order.split_at(serial);
     for (batch, nodes) in first.chunks(BATCH_ROWS).enumerate() {
         nodes.iter().for_each(insert);
@@ -223,6 +265,20 @@ impl Draft {
         Self { top, entry, levels }
     }
 
+    /// Chooses the links of every node anew among those it has and those that lead to it.
+    fn diversify(&mut self, points: &Vectors, m: usize) {
+        for (level, links) in self.levels.iter_mut().enumerate() {
+            let limit = if level == 0 { 2 * m } else { m };
+            let mut both = transposed(links);
+            for (node, candidates) in both.iter_mut().enumerate() {
+                candidates.extend_from_slice(&links[node]);
+                candidates.sort_unstable();
+                candidates.dedup();
+                links[node] = diverse(points, node as u32, candidates, limit);
+            }
+        }
+    }
+
     /// Numbers the nodes as [`FrozenGraph`] says and lays everything out flat.
     fn freeze(self, groups: &[Vec<u32>]) -> FrozenGraph {
         let mut order = breadth_first(&self.levels[0], self.entry);
@@ -239,11 +295,18 @@ impl Draft {
             rows: Vec::new(),
         };
         for (level, links) in self.levels.iter().enumerate() {
-            let size = order.iter().take_while(|&&node| self.top[node as usize] >= level).count();
+            let size = order
+                .iter()
+                .take_while(|&&node| self.top[node as usize] >= level)
+                .count();
             graph.level_sizes.push(size as u32);
             graph.link_offsets.push(graph.links.len() as u32);
             for &node in &order[..size] {
-                graph.links.extend(links[node as usize].iter().map(|&other| number[other as usize]));
+                graph.links.extend(
+                    links[node as usize]
+                        .iter()
+                        .map(|&other| number[other as usize]),
+                );
                 graph.link_offsets.push(graph.links.len() as u32);
             }
         }
@@ -263,6 +326,32 @@ fn transposed(links: &[Vec<u32>]) -> Vec<Vec<u32>> {
         }
     }
     incoming
+}
+
+/// Nearest first, a candidate is taken unless one already taken is nearer to it than `node` is (Malkov and
+/// Yashunin, algorithm 4); those passed over fill what room is left.
+fn diverse(points: &Vectors, node: u32, candidates: &[u32], limit: usize) -> Vec<u32> {
+    let distance =
+        |a: u32, b: u32| distance_squared(points.line_row(a as usize), points.line_row(b as usize));
+    let mut nearest: Vec<(f32, u32)> = candidates
+        .iter()
+        .map(|&other| (distance(node, other), other))
+        .collect();
+    nearest.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+    let (mut taken, mut passed) = (Vec::with_capacity(limit), Vec::new());
+    for (away, other) in nearest {
+        if taken.len() == limit {
+            break;
+        }
+        if taken.iter().any(|&chosen| distance(chosen, other) < away) {
+            passed.push(other);
+        } else {
+            taken.push(other);
+        }
+    }
+    let fill = limit - taken.len();
+    taken.extend(passed.into_iter().take(fill));
+    taken
 }
 
 /// Makes every node reachable from the entry, and the entry from every node, with as few new links as it
@@ -286,7 +375,8 @@ fn connect(links: &mut [Vec<u32>], entry: u32, points: &Vectors) {
 fn reach_all(links: &mut [Vec<u32>], entry: u32, points: &Vectors) {
     let mut reached = vec![false; links.len()];
     spread(links, entry, &mut reached);
-    let distance = |a: u32, b: u32| distance_squared(points.line_row(a as usize), points.line_row(b as usize));
+    let distance =
+        |a: u32, b: u32| distance_squared(points.line_row(a as usize), points.line_row(b as usize));
     let nearest = |node: u32, others: &mut dyn Iterator<Item = u32>| {
         others.min_by(|&a, &b| distance(node, a).total_cmp(&distance(node, b)))
     };
@@ -298,7 +388,10 @@ fn reach_all(links: &mut [Vec<u32>], entry: u32, points: &Vectors) {
                 continue;
             }
             let own = &links[node as usize];
-            match nearest(node, &mut own.iter().copied().filter(|&other| reached[other as usize])) {
+            match nearest(
+                node,
+                &mut own.iter().copied().filter(|&other| reached[other as usize]),
+            ) {
                 Some(from) => {
                     links[from as usize].push(node);
                     spread(links, node, &mut reached);
@@ -310,7 +403,8 @@ fn reach_all(links: &mut [Vec<u32>], entry: u32, points: &Vectors) {
         let Some(node) = left else { return };
         if !progress && !reached[node as usize] {
             let all = 0..links.len() as u32;
-            let from = nearest(node, &mut all.filter(|&other| reached[other as usize])).expect("the entry is reached");
+            let from = nearest(node, &mut all.filter(|&other| reached[other as usize]))
+                .expect("the entry is reached");
             links[from as usize].push(node);
             spread(links, node, &mut reached);
         }
@@ -332,7 +426,10 @@ fn spread(links: &[Vec<u32>], from: u32, reached: &mut [bool]) {
 fn breadth_first(links: &[Vec<u32>], entry: u32) -> Vec<u32> {
     let mut seen = vec![false; links.len()];
     let mut order: Vec<u32> = (entry..links.len() as u32).take(1).collect();
-    seen.iter_mut().skip(entry as usize).take(1).for_each(|first| *first = true);
+    seen.iter_mut()
+        .skip(entry as usize)
+        .take(1)
+        .for_each(|first| *first = true);
     let mut at = 0;
     while let Some(&node) = order.get(at) {
         at += 1;
