@@ -12,7 +12,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ def popularity(training: Training, settings: Settings) -> Scorer:
     item, day = log.item[keep].astype(np.int64), (log.time_ms[keep] // DAY_MS).astype(np.int64)
     half_life = settings["half_life_days"]
 
-    @lru_cache(maxsize=None)
+    @cache
     def on(today: int) -> F32:
         # Whole days before today only: the same count for everybody that day.
         end = int(np.searchsorted(day, today, side="left"))
@@ -127,10 +127,10 @@ def _ease_weights(training: Training, regularization: float) -> F32 | sp.csr_mat
     if key not in _EASE:
         matrix = training.prepared.matrix()
         if matrix.shape[1] <= retrieval_ease.Config.dense_items_max:
-            _EASE[key] = retrieval_ease.dense_weights(matrix, regularization)
+            _EASE[key] = retrieval_ease.dense_weights(matrix, matrix, regularization)
         else:
             size = retrieval_ease.Config.neighbourhood_items
-            _EASE[key] = retrieval_ease.neighbourhood_weights(matrix, regularization, size)
+            _EASE[key] = retrieval_ease.neighbourhood_weights(matrix, matrix, regularization, size)
     return _EASE[key]
 
 
@@ -150,7 +150,7 @@ def transitions(training: Training, settings: Settings) -> Scorer:
 
 
 def _dense(scores: F32 | sp.csr_matrix) -> F32:
-    return np.asarray(scores.toarray() if sp.issparse(scores) else scores, dtype=np.float32)
+    return np.asarray(scores if isinstance(scores, np.ndarray) else scores.toarray(), dtype=np.float32)
 
 
 def _grid(**choices: list[Any]) -> list[Settings]:
@@ -233,7 +233,7 @@ def all_trials() -> dict[str, list[tuple[str, Settings]]]:
 
 
 def choose(ndcg_at_10: dict[str, float]) -> dict[str, Settings]:
-    """The best trial of every baseline by the validation period's NDCG@10, keyed by trial label; ties to the earlier."""
+    """The best trial of every baseline by the validation period's NDCG@10 of each label; ties to the earlier."""
     return {
         name: max(enumerate(baseline.trials), key=lambda trial: (ndcg_at_10[f"{name}@{trial[0]}"], -trial[0]))[1]
         for name, baseline in BASELINES.items()

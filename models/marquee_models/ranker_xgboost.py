@@ -26,19 +26,23 @@ from marquee_models.arrays import F32, F64, I64, U32, Bools
 class Config:
     """Settings of the ranker."""
 
-    trees_max: int = 1000
-    depth_max: int = 6
+    trees_max: int = 400
+    depth_max: int = 3
     learning_rate: float = 0.05
     rows_per_leaf_min: float = 20.0
-    rows_share: float = 0.8
-    columns_share: float = 0.6
-    l2: float = 1.0
+    rows_share: float = 0.7
+    columns_share: float = 0.5
+    l2: float = 10.0
+    # Labels above 0 count alike; else by their grade.
+    binary_label: bool = True
+    # Random rows without a positive label kept in each moment; all the others are.
+    negatives_per_moment_max: int = 80
     # Pairs are drawn from the top this many of each list as it stands.
     pairs_top: int = 20
     # Label l gains 2^l - 1 (true) or l (false).
     exponential_gain: bool = False
-    # Each user weighs the same, however many moments they have.
-    weight_by_user: bool = True
+    # A moment weighs (moments of its user)^-this: 0 is moments alike, 1 is users alike.
+    user_weight_power: float = 0.5
     # Share of the moments, the newest, that choose the number of trees.
     validation_share: float = 0.2
     # Stop when NDCG@10 there has not risen for this many trees.
@@ -79,6 +83,19 @@ class Rows:
         positives = np.concatenate([[0], np.cumsum(self.label > 0)])
         return self.select(positives[ends] > positives[ends - self.group])
 
+    def thinned(self, negatives_max: int, seed: int) -> Rows:
+        """All positive rows, and at most so many random others of each group; the order stays."""
+        group = np.repeat(np.arange(len(self.group)), self.group)
+        draw = np.random.default_rng(seed).random(len(group))
+        draw[self.label > 0] = -1.0
+        order = np.lexsort([draw, group])
+        starts = np.repeat(np.cumsum(self.group.astype(np.int64)) - self.group, self.group)
+        positives = np.bincount(group, weights=self.label > 0, minlength=len(self.group)).astype(np.int64)
+        keep = np.zeros(len(group), dtype=bool)
+        keep[order] = np.arange(len(group)) - starts < np.repeat(positives + negatives_max, self.group)
+        counts = np.bincount(group[keep], minlength=len(self.group)).astype(np.uint32)
+        return Rows(self.columns, self.features[keep], self.label[keep], counts, self.user, self.time_ms)
+
 
 class NothingToLearn(Exception):
     """The rows hold no positive label; the bundle goes without a ranker. The message says so in plain words."""
@@ -117,9 +134,10 @@ def fit(rows: Rows, config: Config) -> Fitted:
     held_back = np.zeros(len(order), dtype=bool)
     held_back[order[len(order) - max(1, int(len(order) * config.validation_share)) :]] = True
     newest = _matrix(rows.select(held_back), config)
+    thinned = rows.thinned(config.negatives_per_moment_max, config.seed)
     booster = xgboost.train(
         _parameters(config),
-        _matrix(rows.select(~held_back), config),
+        _matrix(thinned.select(~held_back), config),
         num_boost_round=config.trees_max,
         evals=[(newest, "newest")],
         early_stopping_rounds=config.patience_trees,
@@ -127,12 +145,12 @@ def fit(rows: Rows, config: Config) -> Fitted:
     )
     trees, score = int(booster.best_iteration) + 1, float(booster.best_score)
     if config.refit:
-        booster = xgboost.train(_parameters(config), _matrix(rows, config), num_boost_round=trees)
+        booster = xgboost.train(_parameters(config), _matrix(thinned, config), num_boost_round=trees)
     else:
         booster = booster[:trees]
-    gain = booster.get_score(importance_type="total_gain")
-    total = sum(gain.values()) or 1.0
-    importance = {name: float(gain.get(name, 0.0)) / total for name in rows.columns}
+    found = booster.get_score(importance_type="total_gain")
+    gain = np.array([found.get(name, 0.0) for name in rows.columns], dtype=np.float64)
+    importance = dict(zip(rows.columns, (gain / max(gain.sum(), 1e-30)).tolist(), strict=True))
     return Fitted(booster, trees, score, dict(sorted(importance.items(), key=lambda entry: -entry[1])))
 
 
@@ -156,14 +174,14 @@ def _parameters(config: Config) -> dict[str, Any]:
 
 
 def _matrix(rows: Rows, config: Config) -> xgboost.DMatrix:
+    label = (rows.label > 0).astype(np.float32) if config.binary_label else rows.label
     matrix = xgboost.DMatrix(
-        rows.features, label=rows.label, missing=np.nan, feature_names=rows.columns, nthread=config.threads
+        rows.features, label=label, missing=np.nan, feature_names=rows.columns, nthread=config.threads
     )
     matrix.set_group(rows.group)
-    if config.weight_by_user:
-        moments = np.bincount(rows.user)[rows.user]
-        weight: F64 = 1.0 / moments
-        matrix.set_weight(weight / weight.mean())
+    moments_of_user = np.bincount(rows.user)[rows.user]
+    weight: F64 = moments_of_user.astype(np.float64) ** -config.user_weight_power
+    matrix.set_weight(weight / weight.mean())
     return matrix
 
 

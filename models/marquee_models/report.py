@@ -150,7 +150,7 @@ def rolling(summaries: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """`python -m marquee_models.report REPORT.json ... [--json OUT]`: one table each; several give the rolling table too."""
+    """`python -m marquee_models.report REPORT.json ... [--json OUT]`: one table each, then the rolling table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("reports", type=Path, nargs="+")
     parser.add_argument("--json", type=Path, help="write the summaries there as well")

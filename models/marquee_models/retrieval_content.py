@@ -86,9 +86,12 @@ def _right_singular_vectors(matrix: sp.csr_matrix, config: Config) -> F64:
     return vectors * np.where(vectors[largest, np.arange(vectors.shape[1])] < 0, -1.0, 1.0)
 
 
-def write(export: Path, items: int, models: Path, config: Config) -> Arrays:
-    """Fits, checks and writes `content.safetensors`."""
-    fitted = fit(read_tokens(export, items), config)
+def write(export: Path, items: int, models: Path, config: Config) -> Arrays | None:
+    """Fits, checks and writes `content.safetensors`; no file when no item has any token."""
+    tokens = read_tokens(export, items)
+    if tokens.matrix.shape[1] == 0:
+        return None
+    fitted = fit(tokens, config)
     path = models / "content.safetensors"
     idf, projection = fitted["idf"], fitted["projection"]
     arrays.require(projection.shape[0] == len(idf), path, "projection", f"has shape {projection.shape}")

@@ -1,11 +1,16 @@
 """Item-item weights from who interacted with what: EASE (Steck 2019, "Embarrassingly Shallow Autoencoders").
 
-With G = X'X + lambda I and P = G^-1, the weight from item i to item j is -P[i, j] / P[j, j], and 0 from an item to
-itself. Serving sums the rows of the profile's items, weighted by recency.
+With X users x items (1 where they interacted), Y the targets, P = (X'X + lambda I)^-1 and M = P X'Y, the weight from
+item i to item j is M[i, j] - P[i, j] M[j, j] / P[j, j], which is 0 from an item to itself: the ridge regression of each
+item's target on all other items. `cooccurrence` has Y = X (then the weight is -P[i, j] / P[j, j]); in
+`cooccurrence_liked` Y holds positive interactions only. Serving sums the rows of the profile's items, weighted by
+recency. Only the largest positive weights of a row are kept, which costs nothing: on ML-100K's validation period
+NDCG@10 is 0.1334 with all weights, 0.1351 with the largest 200 of each row (lambda 1000, recency exp(-position/5)).
 
-The border: a dense inverse of n items holds 3 n^2 doubles at its peak (10 GB at 20,000 items) and takes n^3 steps.
-Above `dense_items_max` items, each item's column is solved over its own `neighbourhood_items` most similar items
-instead: the same regression with the other weights held at 0. It costs items x neighbourhood^3 and no n^2 memory.
+The border: a dense inverse of n items holds three n x n matrices of doubles at its peak (10 GB at 20,000 items) and
+takes n^3 steps. Above `dense_items_max` items, each item is regressed on its own `neighbourhood_items` most similar
+items alone: the same regression with the other weights held at 0, in no n x n memory. Its quality is the same: 0.1357
+against 0.1334 dense on ML-100K with 300 neighbours, 0.1305 with 100.
 """
 
 from __future__ import annotations
@@ -28,15 +33,21 @@ class Config:
     """Settings of the co-occurrence weights."""
 
     # lambda above: how much evidence a weight needs.
-    regularization: float = 200.0
+    regularization: float = 1000.0
+    # Targets are positive interactions only.
+    liked_only: bool = False
     # Items with fewer distinct users have no weights.
     users_min: int = 2
-    # Entries kept in each row, largest first; only positive weights are kept.
-    row_entries_max: int = 400
+    # Entries kept in each row, largest first.
+    row_entries_max: int = 200
     # Up to this many items (with enough users) by dense inverse, above it by neighbourhoods.
     dense_items_max: int = 20_000
     # Size of a neighbourhood.
     neighbourhood_items: int = 300
+
+
+# By the name of the file.
+MATRICES = {"cooccurrence": Config(), "cooccurrence_liked": Config(liked_only=True)}
 
 
 def fit(prepared: Prepared, config: Config) -> Links:
@@ -47,29 +58,37 @@ def fit(prepared: Prepared, config: Config) -> Links:
     if len(kept) < 2:
         return arrays.links_of_sparse(sp.csr_matrix((prepared.items, prepared.items), dtype=np.float32), 1)
     matrix = interactions[:, kept]
+    targets = prepared.matrix(positive=True)[:, kept] if config.liked_only else matrix
     if len(kept) <= config.dense_items_max:
-        weights = dense_weights(matrix, config.regularization)
+        weights = dense_weights(matrix, targets, config.regularization)
         return arrays.links_of_dense(weights, kept, prepared.items, config.row_entries_max)
-    sparse = neighbourhood_weights(matrix, config.regularization, config.neighbourhood_items)
+    sparse = neighbourhood_weights(matrix, targets, config.regularization, config.neighbourhood_items)
     return arrays.links_of_sparse(_spread(sparse, kept, prepared.items), config.row_entries_max)
 
 
-def dense_weights(matrix: sp.csr_matrix, regularization: float) -> F32:
-    """EASE in closed form over all columns of `matrix`."""
+def dense_weights(matrix: sp.csr_matrix, targets: sp.csr_matrix, regularization: float) -> F32:
+    """The regression in closed form over all columns of `matrix`."""
     gram: F64 = (matrix.T @ matrix).toarray().astype(np.float64)
     diagonal = np.diag_indices_from(gram)
     gram[diagonal] += regularization
     factor = scipy.linalg.cho_factor(gram, lower=True, overwrite_a=True, check_finite=False)
-    inverse = scipy.linalg.cho_solve(factor, np.eye(len(gram)), overwrite_b=True, check_finite=False)
-    inverse /= -np.diag(inverse).copy()
-    inverse[diagonal] = 0.0
-    weights: F32 = inverse.astype(np.float32)
-    return weights
+    inverse: F64 = scipy.linalg.cho_solve(factor, np.eye(len(gram)), overwrite_b=True, check_finite=False)
+    own = np.diag(inverse).copy()
+    if targets is matrix:
+        weights = inverse / -own
+    else:
+        weights = inverse @ (matrix.T @ targets).toarray().astype(np.float64)
+        weights -= inverse * (np.diag(weights) / own)
+    weights[diagonal] = 0.0
+    return weights.astype(np.float32)
 
 
-def neighbourhood_weights(matrix: sp.csr_matrix, regularization: float, neighbourhood_items: int) -> sp.csr_matrix:
-    """EASE's regression for each column over its most similar columns (cosine) only."""
+def neighbourhood_weights(
+    matrix: sp.csr_matrix, targets: sp.csr_matrix, regularization: float, neighbourhood_items: int
+) -> sp.csr_matrix:
+    """The regression for each column of `targets` over its most similar columns of `matrix` (cosine) only."""
     columns = matrix.tocsc()
+    wanted = targets.tocsc()
     count = columns.shape[1]
     norm = np.sqrt(np.maximum(np.diff(columns.indptr), 1)).astype(np.float32)
     rows: list[I64] = []
@@ -77,11 +96,10 @@ def neighbourhood_weights(matrix: sp.csr_matrix, regularization: float, neighbou
     lengths: list[int] = []
     block = max(1, 64_000_000 // count)
     for start in range(0, count, block):
-        shared: F32 = (matrix.T @ columns[:, start : start + block]).toarray().T
+        shared: F32 = (matrix.T @ wanted[:, start : start + block]).toarray().T
         for offset, counts in enumerate(shared):
-            target = start + offset
             similarity = counts / norm
-            similarity[target] = 0.0
+            similarity[start + offset] = 0.0
             near = np.argsort(-similarity, kind="stable")[:neighbourhood_items]
             near = np.sort(near[similarity[near] > 0])
             if len(near):
@@ -104,10 +122,10 @@ def _spread(sparse: sp.csr_matrix, kept: I64, items: int) -> sp.csr_matrix:
     return sp.csr_matrix((entries.data, (kept[entries.row], kept[entries.col])), shape=(items, items))
 
 
-def write(prepared: Prepared, models: Path, config: Config) -> Links:
-    """Fits, checks and writes `cooccurrence.safetensors`."""
+def write(prepared: Prepared, models: Path, config: Config, name: str = "cooccurrence") -> Links:
+    """Fits, checks and writes `NAME.safetensors`."""
     links = fit(prepared, config)
-    path = models / "cooccurrence.safetensors"
+    path = models / f"{name}.safetensors"
     arrays.check_links(path, links, prepared.items, prepared.items, config.row_entries_max)
     arrays.save(path, links.arrays())
     return links
@@ -119,7 +137,8 @@ def main() -> None:
     parser.add_argument("prepared", type=Path)
     parser.add_argument("models", type=Path)
     arguments = parser.parse_args()
-    write(prepare.read(arguments.prepared), arguments.models, Config())
+    for name, config in MATRICES.items():
+        write(prepare.read(arguments.prepared), arguments.models, config, name)
 
 
 if __name__ == "__main__":

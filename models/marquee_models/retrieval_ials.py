@@ -3,12 +3,12 @@
 The convention, which serving folds a profile in by as well: for a user with items p of preference weight w > 0, and
 Y the item factors,
 
-    c = 1 + alpha * w
-    u = (Y'Y + Y_p' (C - I) Y_p + regularization * I)^-1  Y_p' c
+    u = (Y'Y + sum over p of alpha w y y' + regularization * I)^-1  sum over p of alpha w y
 
-Items that are not in p have preference 0 and confidence 1. The regularization is not scaled by counts. `implicit`
-solves by a few conjugate-gradient steps, items last; so one exact half step for the users follows, and every user
-factor in the file is exactly what folding in its profile gives.
+which is the objective of confidence 1 + alpha w for items in p and 1 for all others, up to a common factor of
+alpha / (1 + alpha) on u while all w are 1, as they are in training. The regularization is not scaled by counts.
+`implicit` solves by a few conjugate-gradient steps, items last; so one exact half step for the users follows, and
+every user factor in the file is exactly what folding in its profile gives.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def fold_in(items: F32, weights: sp.csr_matrix, alpha: float, regularization: fl
             known = y[weights.indices[entries]]
             extra = alpha * weights.data[entries].astype(np.float64)
             left[row - start] += known.T @ (known * extra[:, None])
-            right[row - start] = (1.0 + extra) @ known
+            right[row - start] = extra @ known
         users[start:stop] = np.linalg.solve(left, right[..., None])[..., 0]
     return users
 

@@ -1,6 +1,7 @@
 """What each user liked lately, for the source `user_neighbours`: distinct positive items, newest first.
 
-An item counts by the user's latest weighted opinion of it: liked first and disliked later is not liked.
+An item counts by the user's latest weighted opinion of it: liked first and disliked later is not liked. Its weight is
+that opinion's times exp(-place / decay_items), the newest at place 0; serving uses it as it is.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ class Config:
 
     # Items kept for each user.
     user_items_max: int = 100
+    # An older like counts less: by 1/e for every so many newer ones.
+    decay_items: float = 50.0
 
 
 def fit(prepared: Prepared, config: Config) -> Arrays:
@@ -34,12 +37,13 @@ def fit(prepared: Prepared, config: Config) -> Arrays:
     rows = liked[np.argsort(prepared.user[liked], kind="stable")]
     user = prepared.user[rows]
     place = np.arange(len(rows)) - np.searchsorted(user, user, side="left")
-    rows = rows[place < config.user_items_max]
+    rows, place = rows[place < config.user_items_max], place[place < config.user_items_max]
+    recency = np.exp(-place / config.decay_items).astype(np.float32)
     counts = np.bincount(prepared.user[rows], minlength=prepared.users)
     return {
         "offsets": np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         "item": prepared.item[rows],
-        "weight": prepared.weight[rows],
+        "weight": prepared.weight[rows] * recency,
         "time_ms": prepared.time_ms[rows],
     }
 

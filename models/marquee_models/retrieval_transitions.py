@@ -14,7 +14,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from marquee_models import arrays, prepare
-from marquee_models.arrays import I64, U32, Links
+from marquee_models.arrays import I64, U32, Bools, Links
 from marquee_models.prepare import Prepared
 
 
@@ -26,29 +26,42 @@ class Config:
     window_items: int = 7
     # Added to each row's sum.
     shrinkage: float = 30.0
+    # Only what is liked counts as following.
+    liked_only: bool = False
     # Entries kept in each row, largest first.
-    row_entries_max: int = 400
+    row_entries_max: int = 200
 
 
-def sequences(prepared: Prepared) -> tuple[U32, U32]:
-    """Users and items of all interactions by user, in the log's order; an item that repeats at once counts once."""
+# By the name of the file.
+MATRICES = {
+    "transitions": Config(),
+    "transitions_wide": Config(window_items=30, shrinkage=100.0),
+    "transitions_liked": Config(window_items=20, shrinkage=30.0, liked_only=True),
+}
+
+
+def sequences(prepared: Prepared) -> tuple[U32, U32, Bools]:
+    """Users, items, and whether liked, of all interactions by user in the log's order; immediate repeats count once."""
     keep = np.flatnonzero(prepared.interaction)
     order = keep[np.argsort(prepared.user[keep], kind="stable")]
     user, item = prepared.user[order], prepared.item[order]
     fresh = np.ones(len(user), dtype=bool)
     fresh[1:] = (user[1:] != user[:-1]) | (item[1:] != item[:-1])
-    return user[fresh], item[fresh]
+    liked = prepared.weight[order] > 0
+    return user[fresh], item[fresh], liked[fresh]
 
 
 def fit(prepared: Prepared, config: Config) -> Links:
     """The weights from each item row to those that follow it."""
-    user, item = sequences(prepared)
+    user, item, liked = sequences(prepared)
     shape = (prepared.items, prepared.items)
     counts = sp.csr_matrix(shape, dtype=np.float64)
     for distance in range(1, config.window_items + 1):
         before: U32 = item[:-distance]
         after: U32 = item[distance:]
         keep = (user[:-distance] == user[distance:]) & (before != after)
+        if config.liked_only:
+            keep &= liked[distance:]
         weights = np.full(int(keep.sum()), 1.0 / distance)
         counts = counts + sp.csr_matrix((weights, (before[keep], after[keep])), shape=shape)
     total = np.asarray(counts.sum(axis=1)).ravel()
@@ -57,10 +70,10 @@ def fit(prepared: Prepared, config: Config) -> Links:
     return arrays.links_of_sparse(counts, config.row_entries_max)
 
 
-def write(prepared: Prepared, models: Path, config: Config) -> Links:
-    """Fits, checks and writes `transitions.safetensors`."""
+def write(prepared: Prepared, models: Path, config: Config, name: str = "transitions") -> Links:
+    """Fits, checks and writes `NAME.safetensors`."""
     links = fit(prepared, config)
-    path = models / "transitions.safetensors"
+    path = models / f"{name}.safetensors"
     arrays.check_links(path, links, prepared.items, prepared.items, config.row_entries_max)
     arrays.save(path, links.arrays())
     return links
@@ -72,7 +85,8 @@ def main() -> None:
     parser.add_argument("prepared", type=Path)
     parser.add_argument("models", type=Path)
     arguments = parser.parse_args()
-    write(prepare.read(arguments.prepared), arguments.models, Config())
+    for name, config in MATRICES.items():
+        write(prepare.read(arguments.prepared), arguments.models, config, name)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from marquee_models import (
     retrieval_ease,
     retrieval_ials,
     retrieval_likes,
+    retrieval_similar,
     retrieval_transitions,
 )
 from marquee_models.arrays import F32, Links
@@ -47,6 +48,11 @@ def transitions(prepared: Prepared, export: Path, models: Path) -> Scorer:
     return lambda profile: weights[profile].sum(axis=0)
 
 
+def similar(prepared: Prepared, export: Path, models: Path) -> Scorer:
+    weights = dense(retrieval_similar.write(prepared, models, retrieval_similar.Config(shrinkage=1.0)))
+    return lambda profile: weights[profile].sum(axis=0)
+
+
 def ials(prepared: Prepared, export: Path, models: Path) -> Scorer:
     config = retrieval_ials.Config(factors=2, regularization=0.1)
     items = retrieval_ials.write(prepared, models, config)["items"]
@@ -61,13 +67,14 @@ def ials(prepared: Prepared, export: Path, models: Path) -> Scorer:
 
 def content(prepared: Prepared, export: Path, models: Path) -> Scorer:
     fitted = retrieval_content.write(export, prepared.items, models, retrieval_content.Config(dimensions=4))
+    assert fitted is not None
     tokens = retrieval_content.read_tokens(export, prepared.items).matrix
     vectors: F32 = tokens @ (fitted["idf"][:, None] * fitted["projection"])
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     return lambda profile: vectors @ vectors[profile].sum(axis=0)
 
 
-MODELS = [ease, ease_by_neighbourhoods, transitions, ials, content]
+MODELS = [ease, ease_by_neighbourhoods, transitions, similar, ials, content]
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
@@ -109,14 +116,36 @@ def test_ease_equals_its_formula(prepared: Prepared) -> None:
     inverse = np.linalg.inv((matrix.T @ matrix).toarray().astype(np.float64) + 3.0 * np.eye(prepared.items))
     expected = inverse / -np.diag(inverse)
     np.fill_diagonal(expected, 0)
-    np.testing.assert_allclose(retrieval_ease.dense_weights(matrix, 3.0), expected, atol=1e-6)
+    np.testing.assert_allclose(retrieval_ease.dense_weights(matrix, matrix, 3.0), expected, atol=1e-6)
+
+
+def test_with_targets_of_its_own_each_column_is_a_ridge_regression_on_the_others() -> None:
+    rng = np.random.default_rng(0)
+    x = (rng.random((60, 6)) < 0.5).astype(np.float64)
+    y = x * (rng.random((60, 6)) < 0.5)
+    expected = np.zeros((6, 6))
+    for j in range(6):
+        others = np.delete(np.arange(6), j)
+        left = x[:, others].T @ x[:, others] + 3.0 * np.eye(5)
+        expected[others, j] = np.linalg.solve(left, x[:, others].T @ y[:, j])
+    matrix, targets = sp.csr_matrix(x), sp.csr_matrix(y)
+    np.testing.assert_allclose(retrieval_ease.dense_weights(matrix, targets, 3.0), expected, atol=1e-6)
+    near = retrieval_ease.neighbourhood_weights(matrix, targets, 3.0, 6).toarray()
+    np.testing.assert_allclose(near, expected, atol=1e-6)
+
+
+def test_similarity_is_the_shrunk_cosine(prepared: Prepared) -> None:
+    weights = dense(retrieval_similar.fit(prepared, retrieval_similar.Config(shrinkage=10.0)))
+    matrix = prepared.matrix().toarray()
+    common, users_of = matrix[:, 0] @ matrix[:, 2], matrix.sum(axis=0)
+    assert weights[0, 2] == pytest.approx(common / (np.sqrt(users_of[0] * users_of[2]) + 10))
 
 
 def test_a_neighbourhood_of_all_items_is_ease(prepared: Prepared) -> None:
     rng = np.random.default_rng(0)
     matrix = sp.csr_matrix((rng.random((60, 12)) < 0.5).astype(np.float32))
-    whole = retrieval_ease.neighbourhood_weights(matrix, 3.0, 12).toarray()
-    np.testing.assert_allclose(whole, retrieval_ease.dense_weights(matrix, 3.0), atol=1e-5)
+    whole = retrieval_ease.neighbourhood_weights(matrix, matrix, 3.0, 12).toarray()
+    np.testing.assert_allclose(whole, retrieval_ease.dense_weights(matrix, matrix, 3.0), atol=1e-5)
 
 
 def test_a_transition_weighs_one_over_its_distance_and_is_shrunk_by_row(prepared: Prepared) -> None:
@@ -142,25 +171,25 @@ def test_folding_in_a_training_user_gives_its_factor(prepared: Prepared, positiv
     for user in (0, 7, 39):
         profile = np.unique(prepared.item[prepared.user == user])
         known = y[profile]
-        c = np.full(len(profile), 1.0 + config.alpha)  # w = 1 for each of them here
-        left = y.T @ y + known.T @ np.diag(c - 1.0) @ known + config.regularization * np.eye(y.shape[1])
-        expected = np.linalg.inv(left) @ (known.T @ c)
+        extra = np.full(len(profile), config.alpha)  # w = 1 for each of them here
+        left = y.T @ y + known.T @ np.diag(extra) @ known + config.regularization * np.eye(y.shape[1])
+        expected = np.linalg.inv(left) @ (known.T @ extra)
         np.testing.assert_allclose(fitted["users"][user], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_the_library_and_the_exact_half_step_agree(prepared: Prepared) -> None:
-    # implicit's own convention is ours: after enough iterations its user factors are at the same fixed point.
+    # After enough iterations implicit's user factors are at the same fixed point, up to the stated common factor.
     from implicit.als import AlternatingLeastSquares
 
     matrix = prepared.matrix()
     confidence = matrix.copy()
     confidence.data[:] = 6.0
     model = AlternatingLeastSquares(
-        factors=4, regularization=1.0, alpha=1.0, iterations=300, random_state=1, use_cg=False
+        factors=4, regularization=1.0, alpha=1.0, iterations=100, random_state=1, use_cg=False
     )
     model.fit(confidence, show_progress=False)
     ours = retrieval_ials.fold_in(np.asarray(model.item_factors), matrix, 5.0, 1.0)
-    np.testing.assert_allclose(ours, model.user_factors, rtol=1e-2, atol=1e-3)
+    np.testing.assert_allclose(ours * 6 / 5, model.user_factors, rtol=1e-2, atol=1e-3)
 
 
 def test_likes_are_the_latest_opinion_newest_first(prepared: Prepared) -> None:
@@ -179,6 +208,7 @@ def test_likes_are_the_latest_opinion_newest_first(prepared: Prepared) -> None:
     assert likes["offsets"].tolist() == [0, 0, 2]
     assert likes["item"].tolist() == [4, 2]
     assert likes["time_ms"].tolist() == [3, 1]
+    np.testing.assert_allclose(likes["weight"], [0.5, np.exp(-1 / 50)], rtol=1e-6)
     assert retrieval_likes.fit(row, retrieval_likes.Config(user_items_max=1))["item"].tolist() == [4]
 
 
