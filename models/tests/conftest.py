@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
+# Before numpy comes: tiny matrices are slower on several threads, and tests run beside others.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import json
 from collections.abc import Iterable
 from pathlib import Path

@@ -185,7 +185,7 @@ def test_the_library_and_the_exact_half_step_agree(prepared: Prepared) -> None:
     confidence = matrix.copy()
     confidence.data[:] = 6.0
     model = AlternatingLeastSquares(
-        factors=4, regularization=1.0, alpha=1.0, iterations=100, random_state=1, use_cg=False
+        factors=4, regularization=1.0, alpha=1.0, iterations=60, random_state=1, use_cg=False, num_threads=1
     )
     model.fit(confidence, show_progress=False)
     ours = retrieval_ials.fold_in(np.asarray(model.item_factors), matrix, 5.0, 1.0)
