@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use crate::blend::{Candidates, NO_RANK, plans};
+use crate::blend::{Candidates, plans};
 use crate::filter::FILTERS;
 use crate::moment::Moment;
 use crate::order::Scored;
@@ -136,13 +136,19 @@ impl Explainer<'_, '_> {
         }
         let rank = self.scored.order.iter().position(|&other| other == at).map_or(0, |rank| rank + 1);
         let (all, score) = (self.scored.order.len(), self.scored.scores[at]);
-        answer("rank", format!("ranked {rank} of {all} with score {score:.4}; the slate holds {}", order.len()), explanation)
+        answer(
+            "rank",
+            format!("ranked {rank} of {all} with score {score:.4}; the slate holds {}", order.len()),
+            explanation,
+        )
     }
 
     fn retrieval_detail(&self, row: Row) -> String {
         let evidence = self.evidence(row);
         match evidence.iter().min_by_key(|(_, rank, _)| *rank) {
-            Some((source, rank, _)) => format!("no source of the variant retrieved it; best is {source} at rank {rank}"),
+            Some((source, rank, _)) => {
+                format!("no source of the variant retrieved it; best is {source} at rank {rank}")
+            }
             None => "no source of the variant retrieved it, and none ranks it among its best".to_owned(),
         }
     }
@@ -159,7 +165,8 @@ impl Explainer<'_, '_> {
         } else if moment.query.candidates.is_some() {
             format!("filters: {items} of the given items may be ranked")
         } else if hits == 0 && !moment.request.is_open() {
-            "filter:request: no item that any source knows passes the filter, the exclusions and earlier pages".to_owned()
+            "filter:request: no item that any source knows passes the filter, the exclusions and earlier pages"
+                .to_owned()
         } else if hits == 0 {
             "retrieval: every item that the sources know is seen or unavailable".to_owned()
         } else {
@@ -186,9 +193,4 @@ fn filter_detail(stage: &str) -> &'static str {
         "filter:seen" => "the user has seen it",
         _ => "it is hidden, or not available at this moment",
     }
-}
-
-/// Below the ranks a source says nothing of an item's place.
-pub(crate) const fn has_rank(rank: u32) -> bool {
-    rank != NO_RANK
 }

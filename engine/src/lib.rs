@@ -5,21 +5,21 @@
 //! `RecommendRequest -> Query -> candidates -> feature matrix -> scores -> Slate`; each stage returns its own type, so
 //! that none can read what is not computed yet.
 
-pub mod types;
-pub mod event;
-pub mod profile;
-pub mod recommend;
-mod moment;
-mod source;
 mod blend;
-mod filter;
-mod feature;
-mod order;
-mod explain;
-pub mod world;
 pub mod bundle;
 pub mod content;
+pub mod event;
+mod explain;
+mod feature;
+mod filter;
 pub mod index;
+mod moment;
+mod order;
+pub mod profile;
 pub mod rank;
+pub mod recommend;
+mod source;
+pub mod types;
+pub mod world;
 
 pub use recommend::{Engine, Stage, source_names};

@@ -37,8 +37,6 @@ pub(crate) struct Moment<'a> {
     pub(crate) history: Vec<Past>,
     /// Rows that the user has seen.
     pub(crate) seen: FxHashSet<Row>,
-    /// Position in `history` of each of its rows.
-    pub(crate) position: FxHashMap<Row, u32>,
     /// When availability is tested.
     pub(crate) available_at: TimeMs,
     /// The query's filter, its exclusions and earlier pages.
@@ -48,7 +46,7 @@ pub(crate) struct Moment<'a> {
 impl<'a> Moment<'a> {
     pub(crate) fn new(query: &'a Query, profile: &'a Profile, world: &'a World, bundle: &'a Bundle) -> Moment<'a> {
         let mut history: Vec<Past> = Vec::new();
-        let mut position = FxHashMap::default();
+        let mut position: FxHashMap<Row, usize> = FxHashMap::default();
         let mut seen: FxHashSet<Row> = profile.seen_before.iter().filter_map(|id| world.row(id)).collect();
         for event in profile.events.iter().rev() {
             let Some(row) = world.row(&event.item) else { continue };
@@ -62,11 +60,11 @@ impl<'a> Moment<'a> {
             let past = Past { row, weight: touch.weight, rating: touch.rating, time_ms: event.time_ms };
             match position.entry(row) {
                 std::collections::hash_map::Entry::Vacant(place) => {
-                    place.insert(history.len() as u32);
+                    place.insert(history.len());
                     history.push(past);
                 }
                 std::collections::hash_map::Entry::Occupied(place) => {
-                    let newer = &mut history[*place.get() as usize];
+                    let newer = &mut history[*place.get()];
                     if newer.weight == 0.0 {
                         newer.weight = touch.weight;
                     }
@@ -78,7 +76,7 @@ impl<'a> Moment<'a> {
         }
         let available_at = query.filter.available_at_ms.unwrap_or(query.now_ms);
         let request = filter::Request::new(query, world);
-        Moment { query, profile, world, bundle, history, seen, position, available_at, request }
+        Moment { query, profile, world, bundle, history, seen, available_at, request }
     }
 
     /// Whether the item exists, is available, and was not seen: what ranks and normalisers are taken over,

@@ -59,11 +59,10 @@ fn rank(
         false => weights.get(name).copied().unwrap_or(0.0),
     };
     let weights: Vec<f32> = ranker.heads().iter().enumerate().map(weight).collect();
-    let combine = |heads: &[f32]| heads.iter().zip(&weights).filter(|(_, weight)| **weight != 0.0);
-    let scores: Vec<f32> = heads
-        .chunks_exact(weights.len())
-        .map(|heads| combine(heads).map(|(head, weight)| head * weight).sum())
-        .collect();
+    let combine = |heads: &[f32]| -> f32 {
+        heads.iter().zip(&weights).filter(|(_, weight)| **weight != 0.0).map(|(head, weight)| head * weight).sum()
+    };
+    let scores: Vec<f32> = heads.chunks_exact(weights.len()).map(combine).collect();
     if scores.iter().all(|score| score.is_finite()) {
         Ok((scores, heads))
     } else {

@@ -14,6 +14,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -21,6 +22,8 @@ import onnxruntime
 import xgboost
 from onnxmltools import convert_xgboost
 from onnxmltools.convert.common.data_types import FloatTensorType
+
+from marquee_models.arrays import F32
 
 INPUT = "features"
 OUTPUT = "score"
@@ -81,20 +84,18 @@ def export_xgboost(
     out = Path(out_path)
     temporary = out.with_name(out.name + ".tmp")
     temporary.write_bytes(content)
-    os.replace(temporary, out)
+    temporary.replace(out)
     depth = max(_depth(tree) for tree in trees)
     return Report(out, tuple(columns), len(trees), depth, len(rows), difference, len(content))
 
 
-def _check_booster(document: dict, columns: Sequence[str]) -> None:
+def _check_booster(document: dict[str, Any], columns: Sequence[str]) -> None:
     learner = document["learner"]
     if learner["gradient_booster"]["name"] != "gbtree":
         raise ExportError(f"the booster is {learner['gradient_booster']['name']}, not gbtree")
     objective = learner["objective"]["name"]
     if objective not in IDENTITY_OBJECTIVES:
-        raise ExportError(
-            f"the objective {objective} transforms its scores; use one of {IDENTITY_OBJECTIVES}"
-        )
+        raise ExportError(f"the objective {objective} transforms its scores; use one of {IDENTITY_OBJECTIVES}")
     if not learner["gradient_booster"]["model"]["trees"]:
         raise ExportError("the booster has no trees")
     parameters = learner["learner_model_param"]
@@ -129,15 +130,13 @@ def _check_signature(model: onnx.ModelProto, width: int) -> None:
     if operators != ["TreeEnsembleRegressor"]:
         raise ExportError(f"the conversion made {operators} instead of one TreeEnsembleRegressor")
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    seen = [
-        (value.name, value.type, value.shape) for value in (*session.get_inputs(), *session.get_outputs())
-    ]
+    seen = [(value.name, value.type, value.shape) for value in (*session.get_inputs(), *session.get_outputs())]
     wanted = [(INPUT, "tensor(float)", [BATCH, width]), (OUTPUT, "tensor(float)", [BATCH, 1])]
     if seen != wanted:
         raise ExportError(f"the model's inputs and outputs are {seen}, not {wanted}")
 
 
-def probe_rows(trees: list[dict], width: int) -> np.ndarray:
+def probe_rows(trees: list[dict[str, Any]], width: int) -> F32:
     """Rows that visit many leaves: random numbers, unknowns (NaN), and values equal to a threshold or one
     float beside it, where `<` and `<=` part. `trees` are those of the booster's JSON. Deterministic."""
     rng = np.random.default_rng(0)
@@ -163,7 +162,7 @@ def probe_rows(trees: list[dict], width: int) -> np.ndarray:
     return rows
 
 
-def _difference_max(content: bytes, booster: xgboost.Booster, rows: np.ndarray) -> float:
+def _difference_max(content: bytes, booster: xgboost.Booster, rows: F32) -> float:
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     (scores,) = session.run([OUTPUT], {INPUT: rows})
     native = booster.predict(xgboost.DMatrix(rows))
@@ -175,13 +174,11 @@ def _difference_max(content: bytes, booster: xgboost.Booster, rows: np.ndarray) 
     scaled = difference / np.maximum(1.0, np.abs(native))
     worst = int(scaled.argmax())
     if scaled[worst] > DIFFERENCE_MAX:
-        raise ExportError(
-            f"probe row {worst} scores {scores[worst, 0]} in ONNX and {native[worst]} in XGBoost"
-        )
+        raise ExportError(f"probe row {worst} scores {scores[worst, 0]} in ONNX and {native[worst]} in XGBoost")
     return float(difference.max())
 
 
-def _depth(tree: dict) -> int:
+def _depth(tree: dict[str, Any]) -> int:
     """Steps from the root to the deepest leaf. In a booster's JSON, parents precede their children."""
     depths = [0] * len(tree["left_children"])
     for node, (left, right) in enumerate(zip(tree["left_children"], tree["right_children"], strict=True)):

@@ -1,10 +1,21 @@
 //! Marquee, the service: everything of it that touches the world. The ranking itself is in `marquee_engine`.
 
+pub mod answer;
+pub mod app;
+pub mod bundles;
+pub mod cache;
 pub mod clock;
 pub mod commands;
+pub mod compute;
 pub mod config;
 pub mod error;
 pub mod events;
+pub mod ids;
 pub mod profile;
+pub mod rpc;
+pub mod serving;
+pub mod slate_log;
+pub mod status;
 pub mod store;
 pub mod telemetry;
+pub mod token;

@@ -46,8 +46,7 @@ impl<'a> Arrays<'a> {
     /// # Errors
     /// No such array, or one of another type.
     pub fn numbers<T: Number>(&self, name: &str) -> Result<(Vec<T>, Vec<usize>), Error> {
-        let tensor =
-            self.tensors.tensor(name).map_err(|_| Error::format(self.file, format!("no array {name:?}")))?;
+        let tensor = self.tensors.tensor(name).map_err(|_| Error::format(self.file, format!("no array {name:?}")))?;
         if tensor.dtype() != T::DTYPE {
             let (found, wanted) = (tensor.dtype(), T::DTYPE);
             return Err(Error::format(self.file, format!("{name:?} holds {found:?}, not {wanted:?}")));
@@ -137,11 +136,13 @@ impl ArraysWriter {
     /// The file cannot be written.
     pub fn write(&self, path: &Path) -> Result<(), Error> {
         let views = self.arrays.iter().map(|(name, dtype, shape, bytes)| {
-            let view = TensorView::new(*dtype, shape.clone(), bytes).map_err(|error| Error::format(name, error.to_string()));
+            let view =
+                TensorView::new(*dtype, shape.clone(), bytes).map_err(|error| Error::format(name, error.to_string()));
             view.map(|view| (name.clone(), view))
         });
         let views = views.collect::<Result<Vec<_>, Error>>()?;
         let metadata = (!self.metadata.is_empty()).then(|| self.metadata.clone());
-        serialize_to_file(views, metadata, path).map_err(|error| Error::format(&path.display().to_string(), error.to_string()))
+        serialize_to_file(views, metadata, path)
+            .map_err(|error| Error::format(&path.display().to_string(), error.to_string()))
     }
 }

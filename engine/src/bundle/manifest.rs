@@ -12,7 +12,7 @@ use crate::types::{Seq, TimeMs};
 /// The format that this build writes. It reads this one and [`FORMAT_VERSION_OLDEST`] to it.
 pub const FORMAT_VERSION: u32 = 1;
 /// The oldest format that this build reads.
-pub const FORMAT_VERSION_OLDEST: u32 = 1;
+pub(super) const FORMAT_VERSION_OLDEST: u32 = 1;
 /// Name of the manifest's file.
 pub const MANIFEST_FILE: &str = "manifest.json";
 

@@ -100,11 +100,16 @@ impl Error {
 pub struct OpenOptions {
     /// Vector sets below this size are scanned exactly; 0 always walks the graph.
     pub exact_below_items: usize,
+    /// Rows that a walk keeps: more is slower and finds more.
+    pub ef_search: usize,
 }
 
 impl Default for OpenOptions {
     fn default() -> OpenOptions {
-        OpenOptions { exact_below_items: crate::index::DEFAULT_EXACT_BELOW_ROWS }
+        OpenOptions {
+            exact_below_items: crate::index::DEFAULT_EXACT_BELOW_ROWS,
+            ef_search: crate::index::DEFAULT_EF_SEARCH,
+        }
     }
 }
 
@@ -118,6 +123,7 @@ pub struct Bundle {
     content: Option<Content>,
     matrices: HashMap<&'static str, Neighbours>,
     ranker: Option<Ranker>,
+    ef_search: usize,
 }
 
 /// Items and statistics up to the watermark: what a world starts from.
@@ -195,7 +201,7 @@ impl Bundle {
             digest: String::new(),
         };
         let (base, matrices) = (Base::default(), HashMap::new());
-        Bundle { manifest, base, embedding: None, users: None, content: None, matrices, ranker: None }
+        Bundle { manifest, base, embedding: None, users: None, content: None, matrices, ranker: None, ef_search: 0 }
     }
 
     /// What it says of itself.
@@ -226,6 +232,11 @@ impl Bundle {
     /// The ranker, if it has one.
     pub fn ranker(&self) -> Option<&Ranker> {
         self.ranker.as_ref()
+    }
+
+    /// Rows that a walk over a graph keeps.
+    pub fn ef_search(&self) -> usize {
+        self.ef_search
     }
 
     pub(crate) fn base(&self) -> &Base {

@@ -1,7 +1,7 @@
 //! Sparse matrices by row: item to items, user to liked items.
 
-use super::arrays::{Arrays, ArraysWriter};
 use super::Error;
+use super::arrays::{Arrays, ArraysWriter};
 use crate::types::{Row, TimeMs};
 
 /// For each row the columns it leads to, in order of falling weight.

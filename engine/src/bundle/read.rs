@@ -34,7 +34,7 @@ pub(super) fn open(folder: &Path, options: &OpenOptions) -> Result<Bundle, Error
     let matrices = matrices(&files, items.len())?;
     let ranker = ranker(&files, &manifest, columns.len())?;
     let base = base(&files, &items)?;
-    Ok(Bundle { manifest, base, embedding, users, content, matrices, ranker })
+    Ok(Bundle { manifest, base, embedding, users, content, matrices, ranker, ef_search: options.ef_search })
 }
 
 fn check_columns(found: &[String], compiled: &[&str]) -> Result<(), Error> {
@@ -267,10 +267,13 @@ fn day_table(arrays: &Arrays<'_>, items: usize, surfaces: usize) -> Result<Vec<(
     let (events, positives) = (arrays.vector("days.events", len)?, arrays.vector("days.positives", len)?);
     let key = |at: usize| (item[at], surface[at], day[at]);
     let sorted = (1..len).all(|at| key(at - 1) < key(at));
-    if !sorted || item.iter().any(|&item| item as usize >= items) || surface.iter().any(|&s| usize::from(s) > surfaces) {
+    if !sorted || item.iter().any(|&item| item as usize >= items) || surface.iter().any(|&s| usize::from(s) > surfaces)
+    {
         return Err(Error::format("stats.safetensors", "days are not in order, or point to what does not exist"));
     }
-    let row = |at: usize| (item[at] as usize, surface[at], Day { day: day[at], events: events[at], positives: positives[at] });
+    let row = |at: usize| {
+        (item[at] as usize, surface[at], Day { day: day[at], events: events[at], positives: positives[at] })
+    };
     Ok((0..len).map(row).collect())
 }
 

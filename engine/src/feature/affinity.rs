@@ -9,7 +9,10 @@ const GENRE_PRIOR: f32 = 5.0;
 const LINK_PRIOR: f32 = 0.5;
 
 pub(super) const FEATURES: &[Feature] = &[
-    Feature { name: "affinity:percentile", value: |inputs, at| item::percentile(inputs, at) - inputs.taste.percentile_recent },
+    Feature {
+        name: "affinity:percentile",
+        value: |inputs, at| item::percentile(inputs, at) - inputs.taste.percentile_recent,
+    },
     Feature { name: "affinity:year", value: year },
     Feature { name: "affinity:year_distance", value: |inputs, at| year(inputs, at).abs() },
     Feature { name: "affinity:year_last", value: year_last },

@@ -43,7 +43,7 @@ static COLUMNS: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
 });
 
 /// Names of all columns in order: what the manifest of a bundle must list.
-pub fn columns() -> &'static [&'static str] {
+pub(crate) fn columns() -> &'static [&'static str] {
     &COLUMNS
 }
 

@@ -5,7 +5,10 @@ use crate::feature::taste::Strongest;
 
 pub(super) const FEATURES: &[Feature] = &[
     // Strongest link / the best one to any open item; 0 without a link.
-    Feature { name: "sequence:cooccurrence", value: |inputs, at| share(inputs, at, inputs.taste.cooccurrence.as_ref()) },
+    Feature {
+        name: "sequence:cooccurrence",
+        value: |inputs, at| share(inputs, at, inputs.taste.cooccurrence.as_ref()),
+    },
     Feature { name: "sequence:transition", value: |inputs, at| share(inputs, at, inputs.taste.transitions.as_ref()) },
     // Log of 1 + the position in the profile from which it comes; 0 is the newest item.
     Feature {

@@ -1,6 +1,6 @@
 //! Source ranks and scores: what each source says of a candidate, whoever retrieved it.
 
-use crate::blend::{Candidates, has_rank};
+use crate::blend::{Candidates, NO_RANK};
 use crate::source::SOURCES;
 
 /// Two columns a source: `score:NAME` is its score / its best score over open items, `rank:NAME` is log2(2 + rank)
@@ -14,6 +14,6 @@ pub(super) fn fill(candidates: &Candidates, at: usize, row: &mut [f32]) {
     for (source, pair) in row.chunks_exact_mut(2).enumerate() {
         let (score, rank) = (candidates.score(at, source), candidates.rank(at, source));
         pair[0] = if score.is_finite() { score } else { f32::NAN };
-        pair[1] = if has_rank(rank) { (rank as f32 + 2.0).log2() } else { f32::NAN };
+        pair[1] = if rank != NO_RANK { (rank as f32 + 2.0).log2() } else { f32::NAN };
     }
 }

@@ -4,11 +4,12 @@
 //! each in its direction, short ones far out, so that the links lead towards large inner products (Zhou et al.,
 //! NeurIPS 2019, "Moebius transformation for fast inner product search on graph"). Unit vectors stay
 //! as they are. The better known reduction by one more number, `sqrt(M^2 - |v|^2)` (Bachrach et al., RecSys 2014),
-//! piles short vectors up at one pole: on 30,000 vectors with lognormal norms its recall@100 was 0.35 where
-//! this one has 0.99.
+//! piles short vectors up at one pole: on 20,000 clustered vectors with lognormal norms (sigma 1) its recall@100 at
+//! ef 200 was 0.41 where this one has 0.99.
 //!
-//! hnsw_rs drops links into crowded places and may leave nodes without a path, so level 0 is then made strongly
-//! connected: no walk can lose a node.
+//! Then we do what hnsw_rs leaves out. Of the links into a node it keeps the nearest only: so each list is chosen
+//! anew among the links in both directions (at ef 300 recall on lognormal norms rose from 0.975 to 0.994). And level
+//! 0 is made strongly connected: no walk can lose a node.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -84,13 +85,18 @@ pub fn build(
     let groups = equal_rows(vectors);
     let points = points(vectors, &groups);
     let grown = (points.len() > 1).then(|| grow(&points, params, &mut progress));
-    let graph = freeze(grown.as_ref(), &points, &groups);
+    let graph = freeze(grown.as_ref(), &points, &groups, params.m);
     progress(points.len());
     Ok(graph)
 }
 
 /// Without `grown`: the graph of at most one point.
-pub(super) fn freeze(grown: Option<&Grown>, points: &Vectors, groups: &[Vec<u32>]) -> FrozenGraph {
+pub(super) fn freeze(
+    grown: Option<&Grown>,
+    points: &Vectors,
+    groups: &[Vec<u32>],
+    m: usize,
+) -> FrozenGraph {
     let nodes = points.len();
     let mut draft = match grown {
         Some(hnsw) => Draft::from_hnsw(hnsw, nodes),
@@ -100,6 +106,7 @@ pub(super) fn freeze(grown: Option<&Grown>, points: &Vectors, groups: &[Vec<u32>
             levels: vec![vec![Vec::new(); nodes]],
         },
     };
+    draft.diversify(points, m);
     connect(&mut draft.levels[0], draft.entry, points);
     draft.freeze(groups)
 }
@@ -134,7 +141,7 @@ pub(super) fn points(vectors: &Vectors, groups: &[Vec<u32>]) -> Vectors {
             numbers.resize(numbers.len() + vectors.dims() - 1, 0.0);
         }
     }
-    Vectors::from_rows(numbers, vectors.dims())
+    Vectors::from_rows(&numbers, vectors.dims())
         .expect("numbers of at most 2 * RADIUS_MAX, in as many rows as there are groups")
 }
 
@@ -154,13 +161,15 @@ pub(super) fn grow(
     params: &BuildParams,
     progress: &mut impl FnMut(usize),
 ) -> Grown {
-    let hnsw = Hnsw::new(
+    let mut hnsw = Hnsw::new(
         params.m,
         points.len(),
         LEVELS_MAX,
         params.ef_construction,
         Squared,
     );
+    // Without it, vectors of very different lengths end with five links each.
+    hnsw.set_keeping_pruned(true);
     let order = shuffled(points.len(), params.seed);
     let insert = |&node: &u32| hnsw.insert((points.line_row(node as usize), node as usize));
     let serial = if params.threads == 1 {
@@ -256,6 +265,20 @@ impl Draft {
         Self { top, entry, levels }
     }
 
+    /// Chooses the links of every node anew among those it has and those that lead to it.
+    fn diversify(&mut self, points: &Vectors, m: usize) {
+        for (level, links) in self.levels.iter_mut().enumerate() {
+            let limit = if level == 0 { 2 * m } else { m };
+            let mut both = transposed(links);
+            for (node, candidates) in both.iter_mut().enumerate() {
+                candidates.extend_from_slice(&links[node]);
+                candidates.sort_unstable();
+                candidates.dedup();
+                links[node] = diverse(points, node as u32, candidates, limit);
+            }
+        }
+    }
+
     /// Numbers the nodes as [`FrozenGraph`] says and lays everything out flat.
     fn freeze(self, groups: &[Vec<u32>]) -> FrozenGraph {
         let mut order = breadth_first(&self.levels[0], self.entry);
@@ -303,6 +326,32 @@ fn transposed(links: &[Vec<u32>]) -> Vec<Vec<u32>> {
         }
     }
     incoming
+}
+
+/// Nearest first, a candidate is taken unless one already taken is nearer to it than `node` is (Malkov and
+/// Yashunin, algorithm 4); those passed over fill what room is left.
+fn diverse(points: &Vectors, node: u32, candidates: &[u32], limit: usize) -> Vec<u32> {
+    let distance =
+        |a: u32, b: u32| distance_squared(points.line_row(a as usize), points.line_row(b as usize));
+    let mut nearest: Vec<(f32, u32)> = candidates
+        .iter()
+        .map(|&other| (distance(node, other), other))
+        .collect();
+    nearest.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+    let (mut taken, mut passed) = (Vec::with_capacity(limit), Vec::new());
+    for (away, other) in nearest {
+        if taken.len() == limit {
+            break;
+        }
+        if taken.iter().any(|&chosen| distance(chosen, other) < away) {
+            passed.push(other);
+        } else {
+            taken.push(other);
+        }
+    }
+    let fill = limit - taken.len();
+    taken.extend(passed.into_iter().take(fill));
+    taken
 }
 
 /// Makes every node reachable from the entry, and the entry from every node, with as few new links as it

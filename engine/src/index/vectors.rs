@@ -27,7 +27,7 @@ pub struct Vectors {
 
 impl Vectors {
     /// `data` holds whole rows of `dims` numbers each. An error names the first bad row.
-    pub fn from_rows(data: Vec<f32>, dims: usize) -> Result<Self, Error> {
+    pub fn from_rows(data: &[f32], dims: usize) -> Result<Self, Error> {
         if dims == 0 {
             return Err(Error::Vectors("a row needs at least one number".into()));
         }

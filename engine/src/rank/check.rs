@@ -46,10 +46,7 @@ pub(super) struct Declared {
 
 /// Refuses what no ranker may be. `columns` is the width that the input must have.
 pub(super) fn check(model: &ModelProto, columns: usize) -> Result<Declared, Error> {
-    let graph = model
-        .graph
-        .as_ref()
-        .ok_or_else(|| Error::Malformed("it holds no graph".into()))?;
+    let graph = model.graph.as_ref().ok_or_else(|| Error::Malformed("it holds no graph".into()))?;
     if model.opset_import.is_empty() {
         return Err(Error::Malformed("it names no operator set".into()));
     }
@@ -64,38 +61,25 @@ pub(super) fn check(model: &ModelProto, columns: usize) -> Result<Declared, Erro
     let batch_rows = input(graph, columns)?;
     let outputs = outputs(graph)?;
     names(graph)?;
-    Ok(Declared {
-        batch_rows,
-        outputs,
-    })
+    Ok(Declared { batch_rows, outputs })
 }
 
 fn operator(node: &NodeProto) -> Result<(), Error> {
     let op = &node.op_type;
     if !DOMAINS.contains(&&*node.domain) {
-        return Err(Error::Unsupported(format!(
-            "operator {op} of the domain {}",
-            node.domain
-        )));
+        return Err(Error::Unsupported(format!("operator {op} of the domain {}", node.domain)));
     }
     if !OPERATORS.contains(&&**op) {
         return Err(Error::Unsupported(format!("operator {op}")));
     }
     for attribute in &node.attribute {
-        if attribute.g.is_some()
-            || !attribute.graphs.is_empty()
-            || !attribute.ref_attr_name.is_empty()
-        {
+        if attribute.g.is_some() || !attribute.graphs.is_empty() || !attribute.ref_attr_name.is_empty() {
             return Err(Error::Unsupported(format!("a subgraph in {op}")));
         }
         if attribute.sparse_tensor.is_some() || !attribute.sparse_tensors.is_empty() {
             return Err(Error::Unsupported(format!("a sparse tensor in {op}")));
         }
-        attribute
-            .t
-            .iter()
-            .chain(&attribute.tensors)
-            .try_for_each(tensor)?;
+        attribute.t.iter().chain(&attribute.tensors).try_for_each(tensor)?;
     }
     Ok(())
 }
@@ -103,12 +87,8 @@ fn operator(node: &NodeProto) -> Result<(), Error> {
 /// External data is refused, and the declared shape must be that of the data that is there.
 fn tensor(tensor: &TensorProto) -> Result<(), Error> {
     let name = &tensor.name;
-    if !tensor.external_data.is_empty()
-        || tensor.data_location == Some(DataLocation::External as i32)
-    {
-        return Err(Error::Unsupported(format!(
-            "external data (tensor {name:?})"
-        )));
+    if !tensor.external_data.is_empty() || tensor.data_location == Some(DataLocation::External as i32) {
+        return Err(Error::Unsupported(format!("external data (tensor {name:?})")));
     }
     let size = match DataType::try_from(tensor.data_type) {
         Ok(DataType::Double | DataType::Int64 | DataType::Uint64) => 8,
@@ -116,32 +96,14 @@ fn tensor(tensor: &TensorProto) -> Result<(), Error> {
         Ok(DataType::Float16 | DataType::Int16 | DataType::Uint16) => 2,
         Ok(DataType::Bool | DataType::Int8 | DataType::Uint8) => 1,
         _ => {
-            return Err(Error::Unsupported(format!(
-                "element type {} (tensor {name:?})",
-                tensor.data_type
-            )));
+            return Err(Error::Unsupported(format!("element type {} (tensor {name:?})", tensor.data_type)));
         }
     };
-    let count = tensor
-        .dims
-        .iter()
-        .try_fold(1_usize, |n, &d| n.checked_mul(usize::try_from(d).ok()?));
-    let typed = [
-        tensor.float_data.len(),
-        tensor.double_data.len(),
-        tensor.int32_data.len(),
-        tensor.int64_data.len(),
-    ];
-    let held = if tensor.raw_data.is_empty() {
-        typed.iter().sum::<usize>() * size
-    } else {
-        tensor.raw_data.len()
-    };
+    let count = tensor.dims.iter().try_fold(1_usize, |n, &d| n.checked_mul(usize::try_from(d).ok()?));
+    let typed = [tensor.float_data.len(), tensor.double_data.len(), tensor.int32_data.len(), tensor.int64_data.len()];
+    let held = if tensor.raw_data.is_empty() { typed.iter().sum::<usize>() * size } else { tensor.raw_data.len() };
     if count.and_then(|n| n.checked_mul(size)) != Some(held) {
-        return Err(Error::Malformed(format!(
-            "tensor {name:?} holds {held} bytes, not its shape {:?}",
-            tensor.dims
-        )));
+        return Err(Error::Malformed(format!("tensor {name:?} holds {held} bytes, not its shape {:?}", tensor.dims)));
     }
     Ok(())
 }
@@ -149,32 +111,17 @@ fn tensor(tensor: &TensorProto) -> Result<(), Error> {
 /// Every value has one name and one origin, and every output has an origin (tract panics otherwise).
 fn names(graph: &GraphProto) -> Result<(), Error> {
     let inputs = graph.input.iter().map(|i| &i.name);
-    let produced = graph
-        .node
-        .iter()
-        .flat_map(|n| &n.output)
-        .filter(|name| !name.is_empty());
+    let produced = graph.node.iter().flat_map(|n| &n.output).filter(|name| !name.is_empty());
     let mut known: FxHashSet<&str> = graph.initializer.iter().map(|t| &*t.name).collect();
     known.extend(inputs.map(|name| &**name));
     for name in produced {
         if !known.insert(name) {
-            return Err(Error::Malformed(format!(
-                "the value {name:?} is made twice"
-            )));
+            return Err(Error::Malformed(format!("the value {name:?} is made twice")));
         }
     }
-    let used = graph
-        .node
-        .iter()
-        .flat_map(|n| &n.input)
-        .filter(|name| !name.is_empty());
-    match used
-        .chain(graph.output.iter().map(|o| &o.name))
-        .find(|name| !known.contains(&***name))
-    {
-        Some(name) => Err(Error::Malformed(format!(
-            "nothing makes the value {name:?}"
-        ))),
+    let used = graph.node.iter().flat_map(|n| &n.input).filter(|name| !name.is_empty());
+    match used.chain(graph.output.iter().map(|o| &o.name)).find(|name| !known.contains(&***name)) {
+        Some(name) => Err(Error::Malformed(format!("nothing makes the value {name:?}"))),
         None => Ok(()),
     }
 }
@@ -182,39 +129,26 @@ fn names(graph: &GraphProto) -> Result<(), Error> {
 /// The batch dimension of the only input, where it is a number.
 fn input(graph: &GraphProto, columns: usize) -> Result<Option<usize>, Error> {
     let initialized: FxHashSet<&str> = graph.initializer.iter().map(|t| &*t.name).collect();
-    let inputs: Vec<_> = graph
-        .input
-        .iter()
-        .filter(|i| !initialized.contains(&*i.name))
-        .collect();
+    let inputs: Vec<_> = graph.input.iter().filter(|i| !initialized.contains(&*i.name)).collect();
     let [input] = inputs[..] else {
-        return Err(Error::Signature(format!(
-            "it has {} inputs instead of one",
-            inputs.len()
-        )));
+        return Err(Error::Signature(format!("it has {} inputs instead of one", inputs.len())));
     };
     let shape = float_tensor(input)?.shape.as_ref();
     let shape = shape.ok_or_else(|| Error::Signature("the input declares no shape".into()))?;
     let [batch, width] = &shape.dim[..] else {
         let rank = shape.dim.len();
-        return Err(Error::Signature(format!(
-            "the input has {rank} dimensions instead of rows and columns"
-        )));
+        return Err(Error::Signature(format!("the input has {rank} dimensions instead of rows and columns")));
     };
     match &width.value {
         Some(DimValue(width)) if usize::try_from(*width) != Ok(columns) => {
-            return Err(Error::Signature(format!(
-                "the input is {width} columns wide; the features are {columns}"
-            )));
+            return Err(Error::Signature(format!("the input is {width} columns wide; the features are {columns}")));
         }
         _ => {}
     }
     match &batch.value {
         Some(DimValue(rows)) => match usize::try_from(*rows) {
             Ok(rows) if (1..=BATCH_ROWS_MAX).contains(&rows) => Ok(Some(rows)),
-            _ => Err(Error::Signature(format!(
-                "the batch dimension is {rows}; 1 to {BATCH_ROWS_MAX} can be used"
-            ))),
+            _ => Err(Error::Signature(format!("the batch dimension is {rows}; 1 to {BATCH_ROWS_MAX} can be used"))),
         },
         Some(DimParam(_)) | None => Ok(None),
     }
@@ -223,14 +157,9 @@ fn input(graph: &GraphProto, columns: usize) -> Result<Option<usize>, Error> {
 fn outputs(graph: &GraphProto) -> Result<Vec<String>, Error> {
     let count = graph.output.len();
     if count == 0 || count > OUTPUTS_MAX {
-        return Err(Error::Signature(format!(
-            "it has {count} outputs; 1 to {OUTPUTS_MAX} can be used"
-        )));
+        return Err(Error::Signature(format!("it has {count} outputs; 1 to {OUTPUTS_MAX} can be used")));
     }
-    graph
-        .output
-        .iter()
-        .try_for_each(|output| float_tensor(output).map(|_| ()))?;
+    graph.output.iter().try_for_each(|output| float_tensor(output).map(|_| ()))?;
     let names: Vec<_> = graph.output.iter().map(|o| o.name.clone()).collect();
     if names.iter().collect::<FxHashSet<_>>().len() != count {
         return Err(Error::Signature("two outputs have one name".into()));
@@ -240,14 +169,7 @@ fn outputs(graph: &GraphProto) -> Result<Vec<String>, Error> {
 
 fn float_tensor(value: &ValueInfoProto) -> Result<&type_proto::Tensor, Error> {
     match value.r#type.as_ref().and_then(|t| t.value.as_ref()) {
-        Some(type_proto::Value::TensorType(tensor))
-            if tensor.elem_type == DataType::Float as i32 =>
-        {
-            Ok(tensor)
-        }
-        _ => Err(Error::Signature(format!(
-            "{:?} is not a tensor of 32-bit floats",
-            value.name
-        ))),
+        Some(type_proto::Value::TensorType(tensor)) if tensor.elem_type == DataType::Float as i32 => Ok(tensor),
+        _ => Err(Error::Signature(format!("{:?} is not a tensor of 32-bit floats", value.name))),
     }
 }

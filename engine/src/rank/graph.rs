@@ -36,15 +36,10 @@ pub(super) struct Chunks {
 }
 
 impl Plan {
-    pub(super) fn load(
-        model: &ModelProto,
-        declared: &Declared,
-        columns: usize,
-    ) -> TractResult<Plan> {
+    pub(super) fn load(model: &ModelProto, declared: &Declared, columns: usize) -> TractResult<Plan> {
         let rows = declared.batch_rows.unwrap_or(CHUNK_ROWS);
         // Some exports (dynamo's) may resist a number, and still run with their own symbol.
-        let typed =
-            pinned(model, rows, columns).or_else(|why| as_declared(model).map_err(|_| why))?;
+        let typed = pinned(model, rows, columns).or_else(|why| as_declared(model).map_err(|_| why))?;
         Plan::of(typed, rows, columns)
     }
 
@@ -53,14 +48,7 @@ impl Plan {
             return Ok(Plan::Trees(trees));
         }
         let plan = typed.into_runnable()?;
-        Chunks {
-            plan,
-            rows,
-            columns,
-            widths: vec![],
-        }
-        .probed()
-        .map(Plan::Chunks)
+        Chunks { plan, rows, columns, widths: vec![] }.probed().map(Plan::Chunks)
     }
 
     /// Columns of each output.
@@ -72,12 +60,7 @@ impl Plan {
     }
 
     /// `out` has room for exactly the scores of the rows of `features`.
-    pub(super) fn score(
-        &self,
-        features: &[f32],
-        columns: usize,
-        out: &mut [f32],
-    ) -> TractResult<()> {
+    pub(super) fn score(&self, features: &[f32], columns: usize, out: &mut [f32]) -> TractResult<()> {
         match self {
             Plan::Trees(trees) => {
                 trees.score(features, columns, out);
@@ -91,18 +74,13 @@ impl Plan {
 /// The model for exactly `rows` rows. The shapes noted for inner values are ignored: they repeat what tract
 /// infers, with a symbol for the rows that contradicts the number.
 fn pinned(model: &ModelProto, rows: usize, columns: usize) -> TractResult<TypedModel> {
-    let read = onnx_op::onnx()
-        .with_ignore_value_info(true)
-        .model_for_proto_model(model)?;
-    read.with_input_fact(0, f32::fact([rows, columns]).into())?
-        .into_optimized()
+    let read = onnx_op::onnx().with_ignore_value_info(true).model_for_proto_model(model)?;
+    read.with_input_fact(0, f32::fact([rows, columns]).into())?.into_optimized()
 }
 
 /// The model for any number of rows, as it says of itself.
 pub(super) fn as_declared(model: &ModelProto) -> TractResult<TypedModel> {
-    onnx_op::onnx()
-        .model_for_proto_model(model)?
-        .into_optimized()
+    onnx_op::onnx().model_for_proto_model(model)?.into_optimized()
 }
 
 /// The ensemble, when the graph is an input and an ensemble.
@@ -119,13 +97,9 @@ impl Chunks {
     fn score(&self, features: &[f32], out: &mut [f32]) -> TractResult<()> {
         let heads: usize = self.widths.iter().sum();
         let mut state = self.plan.spawn()?;
-        for (rows, scores) in features
-            .chunks(self.rows * self.columns)
-            .zip(out.chunks_mut(self.rows * heads))
-        {
+        for (rows, scores) in features.chunks(self.rows * self.columns).zip(out.chunks_mut(self.rows * heads)) {
             let mut input = Tensor::zero::<f32>(&[self.rows, self.columns])?;
-            input.try_as_plain_ram_mut()?.as_slice_mut::<f32>()?[..rows.len()]
-                .copy_from_slice(rows);
+            input.try_as_plain_ram_mut()?.as_slice_mut::<f32>()?[..rows.len()].copy_from_slice(rows);
             let outputs = state.run(tvec!(input.into_tvalue()))?;
             let mut first = 0;
             for (output, &width) in outputs.iter().zip(&self.widths) {
@@ -143,49 +117,25 @@ impl Chunks {
     /// Learns the widths of the outputs, and checks that rows do not see each other.
     fn probed(mut self) -> TractResult<Chunks> {
         let (rows, columns) = (self.rows, self.columns);
-        let first: Vec<f32> = (0..rows * columns)
-            .map(|at| probe_value(at as u32))
-            .collect();
+        let first: Vec<f32> = (0..rows * columns).map(|at| probe_value(at as u32)).collect();
         let input = Tensor::from_shape(&[rows, columns], &first)?;
-        self.widths = self
-            .plan
-            .run(tvec!(input.into_tvalue()))?
-            .iter()
-            .map(|o| width(o, rows))
-            .collect::<Result<_, _>>()?;
+        self.widths =
+            self.plan.run(tvec!(input.into_tvalue()))?.iter().map(|o| width(o, rows)).collect::<Result<_, _>>()?;
         let heads: usize = self.widths.iter().sum();
 
         // The same rows backwards, every second one replaced.
-        let mut second: Vec<f32> = first
-            .chunks_exact(columns)
-            .rev()
-            .flatten()
-            .copied()
-            .collect();
-        for (row, values) in second
-            .chunks_exact_mut(columns)
-            .enumerate()
-            .filter(|(row, _)| row % 2 == 1)
-        {
+        let mut second: Vec<f32> = first.chunks_exact(columns).rev().flatten().copied().collect();
+        for (row, values) in second.chunks_exact_mut(columns).enumerate().filter(|(row, _)| row % 2 == 1) {
             let fresh = (rows + row) * columns;
-            values
-                .iter_mut()
-                .enumerate()
-                .for_each(|(at, value)| *value = probe_value((fresh + at) as u32));
+            values.iter_mut().enumerate().for_each(|(at, value)| *value = probe_value((fresh + at) as u32));
         }
         let mut scores = [vec![0.0; rows * heads], vec![0.0; rows * heads]];
         self.score(&first, &mut scores[0])?;
         self.score(&second, &mut scores[1])?;
         let there = scores[1].chunks_exact(heads).step_by(2);
         for (here, there) in scores[0].chunks_exact(heads).rev().step_by(2).zip(there) {
-            let same = here
-                .iter()
-                .zip(there)
-                .all(|(a, b)| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan()));
-            ensure!(
-                same,
-                "a row's score depends on the other rows of its batch: {here:?} became {there:?}"
-            );
+            let same = here.iter().zip(there).all(|(a, b)| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan()));
+            ensure!(same, "a row's score depends on the other rows of its batch: {here:?} became {there:?}");
         }
         Ok(self)
     }
@@ -193,18 +143,11 @@ impl Chunks {
 
 /// Columns of an output of `rows` rows.
 fn width(output: &Tensor, rows: usize) -> TractResult<usize> {
-    ensure!(
-        output.datum_type() == f32::datum_type(),
-        "an output is {:?}",
-        output.datum_type()
-    );
+    ensure!(output.datum_type() == f32::datum_type(), "an output is {:?}", output.datum_type());
     match *output.shape() {
         [n] if n == rows => Ok(1),
         [n, width] if n == rows && width > 0 => Ok(width),
-        _ => bail!(
-            "an output has the shape {:?} for {rows} rows",
-            output.shape()
-        ),
+        _ => bail!("an output has the shape {:?} for {rows} rows", output.shape()),
     }
 }
 

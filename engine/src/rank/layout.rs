@@ -27,10 +27,7 @@ fn families(source: &Source) -> Result<Vec<Family>, String> {
         });
         order[at].push(ix);
     }
-    order
-        .iter()
-        .map(|members| family(source, members))
-        .collect()
+    order.iter().map(|members| family(source, members)).collect()
 }
 
 fn family(source: &Source, members: &[usize]) -> Result<Family, String> {
@@ -38,48 +35,29 @@ fn family(source: &Source, members: &[usize]) -> Result<Family, String> {
     let mut by_id = FxHashMap::default();
     for &ix in members {
         if by_id.insert(source.node_ids[ix], ix).is_some() {
-            return Err(format!(
-                "tree {tree} has node {} twice",
-                source.node_ids[ix]
-            ));
+            return Err(format!("tree {tree} has node {} twice", source.node_ids[ix]));
         }
     }
     let find = |parent: usize, id: i64| {
         let from = source.node_ids[parent];
-        by_id
-            .get(&id)
-            .copied()
-            .ok_or_else(|| format!("tree {tree}: the child {id} of node {from} does not exist"))
+        by_id.get(&id).copied().ok_or_else(|| format!("tree {tree}: the child {id} of node {from} does not exist"))
     };
     let mut children = FxHashMap::default();
     let mut has_parent = FxHashSet::default();
     for &ix in members.iter().filter(|&&ix| source.modes[ix] != Mode::Leaf) {
-        let pair = (
-            find(ix, source.true_ids[ix])?,
-            find(ix, source.false_ids[ix])?,
-        );
+        let pair = (find(ix, source.true_ids[ix])?, find(ix, source.false_ids[ix])?);
         for child in [pair.0, pair.1] {
             if !has_parent.insert(child) {
-                return Err(format!(
-                    "tree {tree}: node {} has two parents",
-                    source.node_ids[child]
-                ));
+                return Err(format!("tree {tree}: node {} has two parents", source.node_ids[child]));
             }
         }
         children.insert(ix, pair);
     }
     // With one parent at most for each node, a single root that reaches every node proves a tree;
     // `Layout::tree` counts what it reached.
-    let mut roots = members
-        .iter()
-        .copied()
-        .filter(|ix| !has_parent.contains(ix));
+    let mut roots = members.iter().copied().filter(|ix| !has_parent.contains(ix));
     match (roots.next(), roots.next()) {
-        (Some(root), None) => Ok(Family {
-            root,
-            nodes: members.len(),
-            children,
-        }),
+        (Some(root), None) => Ok(Family { root, nodes: members.len(), children }),
         (None, _) => Err(format!("tree {tree} has no root: its nodes form a cycle")),
         _ => Err(format!("tree {tree} has more than one root")),
     }
@@ -125,8 +103,7 @@ impl Layout {
                 continue;
             };
             let (t, missing_yes) = (source.values[ix], source.missing_tracks_true(ix));
-            let feature =
-                u32::try_from(source.feature_ids[ix]).expect("checked: below COLUMNS_MAX");
+            let feature = u32::try_from(source.feature_ids[ix]).expect("checked: below COLUMNS_MAX");
             let sides = match source.modes[ix] {
                 Mode::Leq => self.split(slot, feature, Some(t), missing_yes)?,
                 Mode::Lt => self.split(slot, feature, below(t), missing_yes)?,
@@ -140,10 +117,7 @@ impl Layout {
             queue.push_back((sides.no, no, level + sides.steps));
         }
         if reached != family.nodes {
-            return Err(format!(
-                "tree {} holds a cycle",
-                source.tree_ids[family.root]
-            ));
+            return Err(format!("tree {} holds a cycle", source.tree_ids[family.root]));
         }
         let root = u32::try_from(root).expect("bounded by NODES_MAX");
         self.trees.push(Tree { root, depth });
@@ -152,30 +126,19 @@ impl Layout {
 
     /// What the leaves hold, by node.
     pub(super) fn leaves(&self, source: &Source) -> Result<Leaves, String> {
-        let index: FxHashMap<(i64, i64), usize> = self
-            .leaf_slots
-            .iter()
-            .map(|(&ix, &slot)| ((source.tree_ids[ix], source.node_ids[ix]), slot))
-            .collect();
+        let index: FxHashMap<(i64, i64), usize> =
+            self.leaf_slots.iter().map(|(&ix, &slot)| ((source.tree_ids[ix], source.node_ids[ix]), slot)).collect();
         let mut entries = Vec::with_capacity(source.target_weights.len());
         for (at, &weight) in source.target_weights.iter().enumerate() {
             let key = (source.target_tree_ids[at], source.target_node_ids[at]);
-            let slot = *index
-                .get(&key)
-                .ok_or_else(|| format!("a weight names ({}, {}), no leaf", key.0, key.1))?;
+            let slot = *index.get(&key).ok_or_else(|| format!("a weight names ({}, {}), no leaf", key.0, key.1))?;
             let target = source.target_ids[at];
-            let target = u32::try_from(target)
-                .ok()
-                .filter(|t| (*t as usize) < source.targets);
-            let target =
-                target.ok_or_else(|| format!("a weight names target {}", source.target_ids[at]))?;
+            let target = u32::try_from(target).ok().filter(|t| (*t as usize) < source.targets);
+            let target = target.ok_or_else(|| format!("a weight names target {}", source.target_ids[at]))?;
             entries.push((slot, target, weight));
         }
         entries.sort_by_key(|&(slot, target, _)| (slot, target));
-        if entries
-            .windows(2)
-            .any(|w| (w[0].0, w[0].1) == (w[1].0, w[1].1))
-        {
+        if entries.windows(2).any(|w| (w[0].0, w[0].1) == (w[1].0, w[1].1)) {
             return Err("a leaf has two weights for one target".into());
         }
         if source.targets == 1 && source.aggregate == Aggregate::Sum {
@@ -194,25 +157,12 @@ impl Layout {
         for at in 1..starts.len() {
             starts[at] += starts[at - 1];
         }
-        let weights = entries
-            .into_iter()
-            .map(|(_, target, weight)| (target, weight))
-            .collect();
-        Ok(Leaves::Sparse {
-            starts,
-            weights,
-            aggregate: source.aggregate,
-        })
+        let weights = entries.into_iter().map(|(_, target, weight)| (target, weight)).collect();
+        Ok(Leaves::Sparse { starts, weights, aggregate: source.aggregate })
     }
 
     /// Makes `slot` ask `x <= bound`, an unknown going to the yes side when `missing_yes`.
-    fn split(
-        &mut self,
-        slot: usize,
-        feature: u32,
-        bound: Bound,
-        missing_yes: bool,
-    ) -> Result<Sides, String> {
+    fn split(&mut self, slot: usize, feature: u32, bound: Bound, missing_yes: bool) -> Result<Sides, String> {
         let first = self.nodes.len();
         let delta = first - slot;
         if delta > DELTA_MAX {
@@ -224,49 +174,22 @@ impl Layout {
         if missing_yes {
             // Ask the opposite, x > bound, as -x <= below(-bound): NaN then falls to the yes side.
             let opposite = bound.map_or(Some(f32::INFINITY), |t| below(-t));
-            self.nodes[slot] = Node {
-                threshold: opposite.unwrap_or(f32::NAN),
-                word: word | SIGN,
-            };
-            Ok(Sides {
-                yes: first,
-                no: first + 1,
-                steps: 1,
-            })
+            self.nodes[slot] = Node { threshold: opposite.unwrap_or(f32::NAN), word: word | SIGN };
+            Ok(Sides { yes: first, no: first + 1, steps: 1 })
         } else {
-            self.nodes[slot] = Node {
-                threshold: bound.unwrap_or(f32::NAN),
-                word,
-            };
-            Ok(Sides {
-                yes: first + 1,
-                no: first,
-                steps: 1,
-            })
+            self.nodes[slot] = Node { threshold: bound.unwrap_or(f32::NAN), word };
+            Ok(Sides { yes: first + 1, no: first, steps: 1 })
         }
     }
 
     /// Makes `slot` ask `x == t`: `x <= t`, then on its yes side `x < t`, whose yes side is the no of
     /// the whole. The first question's no side is a node that always leads there too.
-    fn equal(
-        &mut self,
-        slot: usize,
-        feature: u32,
-        t: f32,
-        missing_yes: bool,
-    ) -> Result<Sides, String> {
+    fn equal(&mut self, slot: usize, feature: u32, t: f32, missing_yes: bool) -> Result<Sides, String> {
         let at_most = self.split(slot, feature, Some(t), missing_yes)?;
         let less = self.split(at_most.yes, feature, below(t), false)?;
         let delta = u32::try_from(less.yes - at_most.no).expect("a few nodes ahead");
-        self.nodes[at_most.no] = Node {
-            threshold: f32::NAN,
-            word: delta,
-        };
-        Ok(Sides {
-            yes: less.no,
-            no: less.yes,
-            steps: 2,
-        })
+        self.nodes[at_most.no] = Node { threshold: f32::NAN, word: delta };
+        Ok(Sides { yes: less.no, no: less.yes, steps: 2 })
     }
 }
 
@@ -280,10 +203,6 @@ struct Sides {
 impl Sides {
     /// Of the opposite question.
     fn swapped(self) -> Sides {
-        Sides {
-            yes: self.no,
-            no: self.yes,
-            ..self
-        }
+        Sides { yes: self.no, no: self.yes, ..self }
     }
 }

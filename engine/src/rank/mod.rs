@@ -68,30 +68,20 @@ impl Ranker {
     /// # Errors
     /// `Malformed`, `Unsupported` (foreign operators, external data, subgraphs) or `Signature`.
     pub fn from_onnx(bytes: &[u8], columns: usize) -> Result<Ranker, Error> {
-        let model = guarded(|| {
-            onnx_op::onnx()
-                .proto_model_for_read(&mut &*bytes)
-                .map_err(|e| format!("{e:#}"))
-        });
+        let model = guarded(|| onnx_op::onnx().proto_model_for_read(&mut &*bytes).map_err(|e| format!("{e:#}")));
         Ranker::from_proto(&model.map_err(Error::Malformed)?, columns)
     }
 
     fn from_proto(model: &ModelProto, columns: usize) -> Result<Ranker, Error> {
         if columns == 0 || columns > tree::COLUMNS_MAX {
             let max = tree::COLUMNS_MAX;
-            return Err(Error::Signature(format!(
-                "{columns} feature columns; 1 to {max} can be used"
-            )));
+            return Err(Error::Signature(format!("{columns} feature columns; 1 to {max} can be used")));
         }
         let declared = check::check(model, columns)?;
         let plan = guarded(|| Plan::load(model, &declared, columns).map_err(|e| format!("{e:#}")));
         let plan = plan.map_err(Error::Malformed)?;
         let heads = heads(declared.outputs, &plan.widths());
-        Ok(Ranker {
-            plan,
-            columns,
-            heads,
-        })
+        Ok(Ranker { plan, columns, heads })
     }
 
     /// Names of the output heads, in the order of the scores: `score` when there is one, else the names
@@ -108,18 +98,10 @@ impl Ranker {
     pub fn score(&self, features: &[f32], rows: usize, out: &mut Vec<f32>) -> Result<(), Error> {
         out.clear();
         if rows.checked_mul(self.columns) != Some(features.len()) {
-            return Err(Error::Features {
-                given: features.len(),
-                rows,
-                columns: self.columns,
-            });
+            return Err(Error::Features { given: features.len(), rows, columns: self.columns });
         }
         out.resize(rows * self.heads.len(), 0.0);
-        let scored = guarded(|| {
-            self.plan
-                .score(features, self.columns, out)
-                .map_err(|e| format!("{e:#}"))
-        });
+        let scored = guarded(|| self.plan.score(features, self.columns, out).map_err(|e| format!("{e:#}")));
         scored.map_err(|why| {
             out.clear();
             Error::Failed(why)
@@ -131,13 +113,10 @@ fn heads(outputs: Vec<String>, widths: &[usize]) -> Vec<String> {
     if widths == [1] {
         return vec!["score".into()];
     }
-    let names = outputs
-        .into_iter()
-        .zip(widths)
-        .flat_map(|(name, &width)| match width {
-            1 => vec![name],
-            _ => (0..width).map(|at| format!("{name}_{at}")).collect(),
-        });
+    let names = outputs.into_iter().zip(widths).flat_map(|(name, &width)| match width {
+        1 => vec![name],
+        _ => (0..width).map(|at| format!("{name}_{at}")).collect(),
+    });
     names.collect()
 }
 
@@ -146,9 +125,6 @@ fn guarded<T>(run: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<&str>().copied();
         let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-        Err(format!(
-            "a library gave up: {}",
-            text.unwrap_or("without a reason")
-        ))
+        Err(format!("a library gave up: {}", text.unwrap_or("without a reason")))
     })
 }

@@ -28,11 +28,7 @@ fn build(node: &NodeProto) -> Built {
 
 /// Reads the attributes. What they mean together is checked by `Ensemble::build`.
 fn source(node: &NodeProto) -> TractResult<Source> {
-    if let Some(double) = node
-        .attribute
-        .iter()
-        .find(|a| a.name.ends_with("_as_tensor"))
-    {
+    if let Some(double) = node.attribute.iter().find(|a| a.name.ends_with("_as_tensor")) {
         bail!("{} is not supported: float attributes only", double.name);
     }
     match node.get_attr_opt("post_transform")?.unwrap_or("NONE") {
@@ -47,10 +43,7 @@ fn source(node: &NodeProto) -> TractResult<Source> {
         values: slice(node, "nodes_values")?,
         true_ids: slice(node, "nodes_truenodeids")?,
         false_ids: slice(node, "nodes_falsenodeids")?,
-        missing_tracks_true: slice::<i64>(node, "nodes_missing_value_tracks_true")?
-            .iter()
-            .map(|&m| m != 0)
-            .collect(),
+        missing_tracks_true: slice::<i64>(node, "nodes_missing_value_tracks_true")?.iter().map(|&m| m != 0).collect(),
         target_tree_ids: slice(node, "target_treeids")?,
         target_node_ids: slice(node, "target_nodeids")?,
         target_ids: slice(node, "target_ids")?,
@@ -68,14 +61,8 @@ fn source(node: &NodeProto) -> TractResult<Source> {
 }
 
 /// An absent list is an empty one.
-fn slice<'a, T: AttrSliceType<'a> + Clone + 'a>(
-    node: &'a NodeProto,
-    name: &str,
-) -> TractResult<Vec<T>> {
-    Ok(node
-        .get_attr_opt_slice(name)?
-        .map(<[T]>::to_vec)
-        .unwrap_or_default())
+fn slice<'a, T: AttrSliceType<'a> + Clone + 'a>(node: &'a NodeProto, name: &str) -> TractResult<Vec<T>> {
+    Ok(node.get_attr_opt_slice(name)?.map(<[T]>::to_vec).unwrap_or_default())
 }
 
 fn modes(node: &NodeProto) -> TractResult<Vec<Mode>> {
@@ -129,12 +116,7 @@ impl Expansion for TreeEnsembleRegressor {
         s.equals(&outputs[0].shape[1], self.0.targets().to_dim())
     }
 
-    fn wire(
-        &self,
-        prefix: &str,
-        model: &mut TypedModel,
-        inputs: &[OutletId],
-    ) -> TractResult<TVec<OutletId>> {
+    fn wire(&self, prefix: &str, model: &mut TypedModel, inputs: &[OutletId]) -> TractResult<TVec<OutletId>> {
         model.wire_node(prefix, self.clone(), inputs)
     }
 }
@@ -152,36 +134,20 @@ impl EvalOp for TreeEnsembleRegressor {
 
     fn eval(&self, _: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
         let input = args_1!(inputs);
-        let &[rows, columns] = input.shape() else {
-            bail!("{NAME} takes rows of columns")
-        };
-        ensure!(
-            columns >= self.0.columns(),
-            "the trees look at {} columns of {columns}",
-            self.0.columns()
-        );
+        let &[rows, columns] = input.shape() else { bail!("{NAME} takes rows of columns") };
+        ensure!(columns >= self.0.columns(), "the trees look at {} columns of {columns}", self.0.columns());
         let mut scores = Tensor::zero::<f32>(&[rows, self.0.targets()])?;
         let features = input.try_as_plain_ram()?;
-        self.0.score(
-            features.as_slice()?,
-            columns,
-            scores.try_as_plain_ram_mut()?.as_slice_mut()?,
-        );
+        self.0.score(features.as_slice()?, columns, scores.try_as_plain_ram_mut()?.as_slice_mut()?);
         Ok(tvec!(scores.into_tvalue()))
     }
 }
 
 impl TypedOp for TreeEnsembleRegressor {
     fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
-        let [rows, columns] = &*inputs[0].shape else {
-            bail!("{NAME} takes rows of columns")
-        };
+        let [rows, columns] = &*inputs[0].shape else { bail!("{NAME} takes rows of columns") };
         if let Ok(columns) = columns.to_usize() {
-            ensure!(
-                columns >= self.0.columns(),
-                "the trees look at {} columns of {columns}",
-                self.0.columns()
-            );
+            ensure!(columns >= self.0.columns(), "the trees look at {} columns of {columns}", self.0.columns());
         }
         Ok(tvec!(f32::fact([rows.clone(), self.0.targets().to_dim()])))
     }

@@ -89,10 +89,7 @@ pub(super) struct Node {
 }
 
 impl Node {
-    pub(super) const LEAF: Node = Node {
-        threshold: f32::NAN,
-        word: 0,
-    };
+    pub(super) const LEAF: Node = Node { threshold: f32::NAN, word: 0 };
 
     /// Column of the row that this node looks at; 0 for a leaf.
     pub(super) fn feature(self) -> usize {
@@ -123,11 +120,7 @@ pub(super) enum Leaves {
     /// One target, summed: a weight for each node (0 for inner nodes).
     Sum(Vec<f32>),
     /// The rest: node `i` holds `weights[starts[i]..starts[i + 1]]`, pairs of target and weight.
-    Sparse {
-        starts: Vec<u32>,
-        weights: Vec<(u32, f32)>,
-        aggregate: Aggregate,
-    },
+    Sparse { starts: Vec<u32>, weights: Vec<(u32, f32)>, aggregate: Aggregate },
 }
 
 /// A checked ensemble. Every index in it is in range, and every tree is a tree.
@@ -145,24 +138,13 @@ impl Ensemble {
     pub(super) fn build(source: &Source) -> Result<Ensemble, String> {
         source.check()?;
         let layout = Layout::of(source)?;
-        let columns = layout
-            .nodes
-            .iter()
-            .map(|n| n.feature() + 1)
-            .max()
-            .unwrap_or(1);
+        let columns = layout.nodes.iter().map(|n| n.feature() + 1).max().unwrap_or(1);
         let leaves = layout.leaves(source)?;
         let base = match source.base_values.as_slice() {
             [] => vec![0.0; source.targets],
             given => given.to_vec(),
         };
-        Ok(Ensemble {
-            nodes: layout.nodes,
-            trees: layout.trees,
-            leaves,
-            base,
-            columns,
-        })
+        Ok(Ensemble { nodes: layout.nodes, trees: layout.trees, leaves, base, columns })
     }
 
     /// Score columns a row.
@@ -180,9 +162,7 @@ impl Source {
     fn check(&self) -> Result<(), String> {
         let nodes = self.node_ids.len();
         if nodes == 0 || nodes > NODES_MAX {
-            return Err(format!(
-                "the ensemble has {nodes} nodes; 1 to {NODES_MAX} are accepted"
-            ));
+            return Err(format!("the ensemble has {nodes} nodes; 1 to {NODES_MAX} are accepted"));
         }
         let missing = &self.missing_tracks_true;
         check_len("nodes_treeids", self.tree_ids.len(), nodes)?;
@@ -200,39 +180,21 @@ impl Source {
         check_len("target_ids", self.target_ids.len(), weights)?;
         if self.targets == 0 || self.targets > TARGETS_MAX {
             let targets = self.targets;
-            return Err(format!(
-                "n_targets is {targets}; 1 to {TARGETS_MAX} are accepted"
-            ));
+            return Err(format!("n_targets is {targets}; 1 to {TARGETS_MAX} are accepted"));
         }
         if !self.base_values.is_empty() {
             check_len("base_values", self.base_values.len(), self.targets)?;
         }
-        if !self
-            .base_values
-            .iter()
-            .chain(&self.target_weights)
-            .all(|w| w.is_finite())
-        {
+        if !self.base_values.iter().chain(&self.target_weights).all(|w| w.is_finite()) {
             return Err("a weight or base value is not finite".into());
         }
-        for (ix, mode) in self
-            .modes
-            .iter()
-            .enumerate()
-            .filter(|(_, m)| **m != Mode::Leaf)
-        {
+        for (ix, mode) in self.modes.iter().enumerate().filter(|(_, m)| **m != Mode::Leaf) {
             let (feature, value) = (self.feature_ids[ix], self.values[ix]);
             if value.is_nan() {
-                return Err(format!(
-                    "the threshold of node {} is NaN ({mode:?})",
-                    self.node_ids[ix]
-                ));
+                return Err(format!("the threshold of node {} is NaN ({mode:?})", self.node_ids[ix]));
             }
             if !usize::try_from(feature).is_ok_and(|f| f < COLUMNS_MAX) {
-                return Err(format!(
-                    "a node asks for feature {feature}; 0 to {} exist",
-                    COLUMNS_MAX - 1
-                ));
+                return Err(format!("a node asks for feature {feature}; 0 to {} exist", COLUMNS_MAX - 1));
             }
         }
         Ok(())
@@ -244,9 +206,5 @@ impl Source {
 }
 
 fn check_len(what: &str, given: usize, wanted: usize) -> Result<(), String> {
-    if given == wanted {
-        Ok(())
-    } else {
-        Err(format!("{what} has {given} entries instead of {wanted}"))
-    }
+    if given == wanted { Ok(()) } else { Err(format!("{what} has {given} entries instead of {wanted}")) }
 }

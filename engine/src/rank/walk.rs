@@ -21,29 +21,16 @@ impl Ensemble {
     /// # Panics
     /// When the lengths do not fit each other, or `columns` is less than `columns()`.
     pub(super) fn score(&self, features: &[f32], columns: usize, out: &mut [f32]) {
-        assert!(
-            columns >= self.columns(),
-            "rows are narrower than the trees"
-        );
+        assert!(columns >= self.columns(), "rows are narrower than the trees");
         assert_eq!(features.len() % columns, 0, "the last row is incomplete");
-        assert_eq!(
-            out.len(),
-            features.len() / columns * self.targets(),
-            "one score for each row and target"
-        );
+        assert_eq!(out.len(), features.len() / columns * self.targets(), "one score for each row and target");
         match &self.leaves {
             Leaves::Sum(weights) => {
                 out.fill(self.base[0]);
                 self.sum(weights, features, columns, out);
             }
-            Leaves::Sparse {
-                starts,
-                weights,
-                aggregate,
-            } => {
-                let rows = features
-                    .chunks_exact(columns)
-                    .zip(out.chunks_exact_mut(self.targets()));
+            Leaves::Sparse { starts, weights, aggregate } => {
+                let rows = features.chunks_exact(columns).zip(out.chunks_exact_mut(self.targets()));
                 for (row, scores) in rows {
                     self.sparse(starts, weights, *aggregate, row, scores);
                 }
@@ -71,29 +58,17 @@ impl Ensemble {
     /// As `score`, by the portable loop whatever the processor; for one summed target.
     #[cfg(test)]
     pub(super) fn score_portable(&self, features: &[f32], columns: usize, out: &mut [f32]) {
-        let Leaves::Sum(weights) = &self.leaves else {
-            panic!("one summed target")
-        };
+        let Leaves::Sum(weights) = &self.leaves else { panic!("one summed target") };
         out.fill(self.base[0]);
         self.sum_portable(&self.trees, weights, features, columns, out);
     }
 
     /// Adds the weights of `trees` to `out`.
-    fn sum_portable(
-        &self,
-        trees: &[Tree],
-        weights: &[f32],
-        features: &[f32],
-        columns: usize,
-        out: &mut [f32],
-    ) {
+    fn sum_portable(&self, trees: &[Tree], weights: &[f32], features: &[f32], columns: usize, out: &mut [f32]) {
         let whole = out.len() / LANES * LANES;
         let (batched, rest) = out.split_at_mut(whole);
         let (batched_rows, rest_rows) = features.split_at(whole * columns);
-        for (rows, scores) in batched_rows
-            .chunks_exact(LANES * columns)
-            .zip(batched.chunks_exact_mut(LANES))
-        {
+        for (rows, scores) in batched_rows.chunks_exact(LANES * columns).zip(batched.chunks_exact_mut(LANES)) {
             for tree in trees {
                 let mut at = [tree.root as usize; LANES];
                 for _ in 0..tree.depth {
@@ -127,20 +102,9 @@ impl Ensemble {
     }
 
     /// Several targets, or an aggregate other than the sum. `scores` is one row's.
-    fn sparse(
-        &self,
-        starts: &[u32],
-        weights: &[(u32, f32)],
-        aggregate: Aggregate,
-        row: &[f32],
-        scores: &mut [f32],
-    ) {
+    fn sparse(&self, starts: &[u32], weights: &[(u32, f32)], aggregate: Aggregate, row: &[f32], scores: &mut [f32]) {
         // What no tree has touched: NaN in the extremes (weights are finite), replaced at the end.
-        scores.fill(if matches!(aggregate, Aggregate::Min | Aggregate::Max) {
-            f32::NAN
-        } else {
-            0.0
-        });
+        scores.fill(if matches!(aggregate, Aggregate::Min | Aggregate::Max) { f32::NAN } else { 0.0 });
         if aggregate == Aggregate::Sum {
             scores.copy_from_slice(&self.base);
         }
@@ -173,10 +137,7 @@ fn blocks(trees: &[Tree], nodes: usize) -> impl Iterator<Item = &[Tree]> {
     std::iter::from_fn(move || {
         let start = rest.first()?.root as usize;
         let end = |at: usize| rest.get(at + 1).map_or(nodes, |next| next.root as usize);
-        let count = (0..rest.len())
-            .take_while(|&at| end(at) - start <= BLOCK_NODES)
-            .count()
-            .max(1);
+        let count = (0..rest.len()).take_while(|&at| end(at) - start <= BLOCK_NODES).count().max(1);
         let (block, others) = rest.split_at(count);
         rest = others;
         Some(block)
@@ -212,10 +173,7 @@ mod avx2 {
             let whole = out.len() / LANES * LANES;
             let (batched, rest) = out.split_at_mut(whole);
             let (batched_rows, rest_rows) = features.split_at(whole * columns);
-            for (rows, scores) in batched_rows
-                .chunks_exact(LANES * columns)
-                .zip(batched.chunks_exact_mut(LANES))
-            {
+            for (rows, scores) in batched_rows.chunks_exact(LANES * columns).zip(batched.chunks_exact_mut(LANES)) {
                 // SAFETY: eight rows are readable from `rows`; the rest is this function's contract.
                 unsafe { self.eight_rows(trees, weights, rows.as_ptr(), columns, scores) };
             }
@@ -279,17 +237,11 @@ mod avx2 {
     unsafe fn step(nodes: &[Node], rows: *const f32, starts: __m256i, at: __m256i) -> __m256i {
         // Swapping the middle halves makes the shuffles below give the lanes in order.
         let mixed = _mm256_permute4x64_epi64::<0b11_01_10_00>(at);
-        let (near, far) = (
-            _mm256_castsi256_si128(mixed),
-            _mm256_extracti128_si256::<1>(mixed),
-        );
+        let (near, far) = (_mm256_castsi256_si128(mixed), _mm256_extracti128_si256::<1>(mixed));
         // SAFETY: this function's contract.
         let (near, far) = unsafe {
             let base = nodes.as_ptr().cast::<i64>();
-            (
-                _mm256_i32gather_epi64::<8>(base, near),
-                _mm256_i32gather_epi64::<8>(base, far),
-            )
+            (_mm256_i32gather_epi64::<8>(base, near), _mm256_i32gather_epi64::<8>(base, far))
         };
         let (near, far) = (_mm256_castsi256_ps(near), _mm256_castsi256_ps(far));
         let threshold = _mm256_shuffle_ps::<0b10_00_10_00>(near, far);

@@ -52,7 +52,7 @@ pub(super) fn by_dot<'m>(
         let mut hits = Vec::new();
         let accept_old = |row: Row| !is_fresh(row) && accept(row);
         SCRATCH.with_borrow_mut(|scratch| {
-            let (rows, ef) = (index.len(), crate::index::DEFAULT_EF_SEARCH);
+            let (rows, ef) = (index.len(), moment.bundle.ef_search());
             index.search(&query, count, ef, rows, accept_old, scratch, &mut hits);
         });
         if fresh.is_some() {
@@ -71,12 +71,9 @@ thread_local! {
 }
 
 /// The user's vector: argmin over u of the iALS objective (Hu, Koren, Volinsky 2008) with the item vectors fixed,
-/// `(Y'Y + sum alpha w y y' + reg I) u = sum (1 + alpha w) y`. `None` when the profile has no item of the model.
-pub(crate) fn fold_in(
-    moment: &Moment<'_>,
-    embedding: &Embedding,
-    recency: impl Fn(usize) -> f32,
-) -> Option<Vec<f32>> {
+/// `(Y'Y + sum alpha w y y' + reg I) u = sum alpha w y`, where w is the recency weight of an item and the confidence of a
+/// missing one is 1. `None` when the profile has no item of the model.
+pub(crate) fn fold_in(moment: &Moment<'_>, embedding: &Embedding, recency: impl Fn(usize) -> f32) -> Option<Vec<f32>> {
     let dims = embedding.index.dims();
     let mut matrix: Vec<f64> = embedding.gram.iter().map(|&number| f64::from(number)).collect();
     let mut right = vec![0.0_f64; dims];
@@ -91,7 +88,7 @@ pub(crate) fn fold_in(
         known = true;
         for (i, &a) in vector.iter().enumerate() {
             let scaled = weight * f64::from(a);
-            right[i] += scaled + f64::from(a) * f64::from(u8::from(ADD_ONE));
+            right[i] += scaled;
             // The lower triangle is enough for Cholesky.
             for (sum, &b) in matrix[i * dims..=i * dims + i].iter_mut().zip(vector) {
                 *sum += scaled * f64::from(b);
@@ -100,9 +97,6 @@ pub(crate) fn fold_in(
     }
     (known && solve(&mut matrix, &mut right)).then(|| right.into_iter().map(|number| number as f32).collect())
 }
-
-/// Whether the right-hand side counts 1 + alpha w (the paper) or alpha w (the `implicit` library).
-const ADD_ONE: bool = true;
 
 /// Solves a positive definite system in place by Cholesky's decomposition of the lower triangle.
 fn solve(matrix: &mut [f64], right: &mut [f64]) -> bool {

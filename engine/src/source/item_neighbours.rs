@@ -12,8 +12,6 @@ use crate::moment::{Moment, Past};
 pub(crate) enum Weighting {
     /// Every item alike.
     All,
-    /// Liked items only.
-    Liked,
     /// By its weight; items that are neither liked nor disliked count a little.
     Signed,
 }
@@ -63,7 +61,6 @@ impl View {
         recency
             * match self.weighting {
                 Weighting::All => 1.0,
-                Weighting::Liked => f32::from(u8::from(past.is_liked())),
                 Weighting::Signed if past.weight == 0.0 => NEUTRAL_WEIGHT,
                 Weighting::Signed => past.weight,
             }

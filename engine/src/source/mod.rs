@@ -17,9 +17,8 @@ mod item_neighbours;
 mod popular;
 mod user_neighbours;
 
-pub(crate) use dense::Sums;
-pub(crate) use embedding::fold_in;
 pub(crate) use content::vector as content_vector;
+pub(crate) use dense::Sums;
 pub(crate) use item_neighbours::{VIEWS, sums as link_sums};
 
 /// Ranks are known down to here; further down an item has no rank.
@@ -114,7 +113,7 @@ pub(crate) const SOURCES: &[Source] = &[
 ];
 
 /// Names of all sources that a variant may ask for.
-pub fn names() -> impl Iterator<Item = &'static str> {
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
     SOURCES.iter().map(|source| source.name)
 }
 

@@ -2,7 +2,7 @@
 
 use super::embedding::fold_in;
 use super::{Answer, Sums};
-use crate::index::{DEFAULT_EF_SEARCH, Scratch};
+use crate::index::Scratch;
 use crate::moment::Moment;
 
 /// Neighbours that count.
@@ -33,7 +33,7 @@ fn ask<'m>(moment: &'m Moment<'m>, recency: impl Fn(usize) -> f32) -> Option<Ans
     let counts = |row: u32| Some(row) != own && !is_forgotten(moment, users.hashes[row as usize]);
     let (mut hits, mut scratch) = (Vec::new(), Scratch::new());
     let all = users.index.len();
-    users.index.search(&user, NEIGHBOURS_MAX_USERS, DEFAULT_EF_SEARCH, all, counts, &mut scratch, &mut hits);
+    users.index.search(&user, NEIGHBOURS_MAX_USERS, moment.bundle.ef_search(), all, counts, &mut scratch, &mut hits);
     let mut sums = Sums::new(moment.world.rows());
     for hit in hits.iter().filter(|hit| hit.score > 0.0) {
         let near = hit.score * hit.score;

@@ -1,8 +1,10 @@
 //! The command line: one file a command. `anyhow` is for here and nowhere deeper.
 
+pub mod bundle;
 mod config;
 mod export;
 mod import;
+mod serve;
 mod status;
 
 use std::io::Write;
@@ -31,6 +33,10 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Serves until SIGTERM or SIGINT, then finishes what runs.
+    Serve,
+    /// Lists, checks, activates and rolls back bundles; a running server follows within a second.
+    Bundle(bundle::Args),
     /// Brings items, users and events into the store.
     Import(import::Args),
     /// Writes the arrays that training reads.
@@ -66,6 +72,8 @@ fn execute(command: Command, config: Config) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
     runtime.block_on(async {
         match command {
+            Command::Serve => serve::run(config).await,
+            Command::Bundle(args) => bundle::run(&config, args).await,
             Command::Import(args) => import::run(&config, args).await,
             Command::Export(args) => export::run(&config, &args).await,
             Command::Status(args) => status::run(&config, &args).await,

@@ -1,4 +1,4 @@
-//! `marquee status`: the store and the bundles, read from the files, server or not.
+//! `marquee status`: the store and the bundles, read from the files, and what a running server says of itself.
 
 use std::fmt::Write as _;
 
@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use super::{open_store, print, told};
 use crate::config::Config;
+use crate::rpc;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -42,5 +43,13 @@ pub(super) async fn run(config: &Config, args: &Args) -> Result<()> {
     writeln!(text, "log end                  {end}")?;
     writeln!(text, "bundles                  {}", bundles.len())?;
     writeln!(text, "serving bundle           {}", activations.serving.as_deref().unwrap_or("none: popular and fresh items answer"))?;
+    let address = config.server.admin_listen;
+    match rpc::client::status(address, config.admin_token.as_ref()).await {
+        Ok(lines) => {
+            writeln!(text, "server                   {address}")?;
+            lines.iter().try_for_each(|line| writeln!(text, "  {line}"))?;
+        }
+        Err(error) => writeln!(text, "server                   {address}: {error}")?,
+    }
     print(&text)
 }

@@ -28,18 +28,20 @@ fn namespace(config: &Config, problems: &mut Vec<String>) {
 
 fn listeners(config: &Config, problems: &mut Vec<String>) {
     let server = &config.server;
-    if !server.tls_certificate_path.is_empty() || !server.tls_key_path.is_empty() {
-        problems.push("server.tls_certificate_path, server.tls_key_path: TLS is not implemented yet; put a proxy in front and leave them empty".to_owned());
+    if server.tls_certificate_path.is_empty() != server.tls_key_path.is_empty() {
+        problems.push("server.tls_certificate_path, server.tls_key_path: both or neither must be set".to_owned());
     }
+    // Metrics are plain HTTP whatever the certificates say.
+    let is_encrypted = |key: &str| !server.tls_certificate_path.is_empty() && key != "server.metrics_listen";
     let all = [
         ("server.listen", server.listen),
         ("server.admin_listen", server.admin_listen),
         ("server.metrics_listen", server.metrics_listen),
     ];
     for (key, address) in all {
-        if !address.ip().is_loopback() && !server.insecure {
+        if !address.ip().is_loopback() && !server.insecure && !is_encrypted(key) {
             problems.push(format!(
-                "{key}: {address} is not loopback and TLS is not implemented yet; set server.insecure = true to listen there in plain text"
+                "{key}: {address} is not loopback and not encrypted; give it TLS, or set server.insecure = true to listen there in plain text"
             ));
         }
     }
@@ -73,6 +75,7 @@ fn bounds(config: &Config, problems: &mut Vec<String>) {
         ("server.compute_threads", server.compute_threads as u64, 0, 1_024),
         ("server.queue_max_requests", server.queue_max_requests as u64, 1, 1_000_000),
         ("server.drain_ms", server.drain_ms, 0, 600_000),
+        ("server.in_flight_max_requests", server.in_flight_max_requests as u64, 1, 1_000_000),
         ("server.request_timeout_ms", server.request_timeout_ms, 1, 600_000),
         ("server.message_max_bytes", server.message_max_bytes as u64, 1_024, 256 * 1024 * 1024),
         ("store.write_queue_max_entries", store.write_queue_max_entries as u64, 1, 10_000_000),
@@ -111,6 +114,7 @@ fn bounds(config: &Config, problems: &mut Vec<String>) {
         ("ranking.ef_search", ranking.ef_search as u64, 1, 10_000),
         ("ranking.world_tick_ms", ranking.world_tick_ms, 1, 60_000),
         ("ranking.fresh_wait_ms", ranking.fresh_wait_ms, 0, 60_000),
+        ("ranking.effort_full_ms", ranking.effort_full_ms, 0, 60_000),
         ("slate_log.retention_days", u64::from(slate_log.retention_days), 1, 36_500),
         ("slate_log.queue_max_slates", slate_log.queue_max_slates as u64, 1, 1_000_000),
     ];

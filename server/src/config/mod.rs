@@ -105,9 +105,9 @@ pub struct Server {
     pub metrics_listen: SocketAddr,
     /// Allows listeners beyond loopback without TLS.
     pub insecure: bool,
-    /// PEM certificate chain; empty is none. Not implemented yet: setting it is an error.
+    /// PEM certificate chain; empty is none: plain text.
     pub tls_certificate_path: String,
-    /// PEM private key; empty is none. Not implemented yet: setting it is an error.
+    /// PEM private key of that certificate.
     pub tls_key_path: String,
     /// How long running calls may take to end after a stop signal.
     pub drain_ms: u64,
@@ -115,6 +115,8 @@ pub struct Server {
     pub compute_threads: usize,
     /// Requests that may wait for one of these threads; more are refused.
     pub queue_max_requests: usize,
+    /// Calls that may run at once, on all connections together; more are refused. Health is always answered.
+    pub in_flight_max_requests: usize,
     /// Longest time for one unary call, whatever deadline the caller sets.
     pub request_timeout_ms: u64,
     /// Largest message in either direction.
@@ -138,6 +140,7 @@ impl Default for Server {
             drain_ms: 10_000,
             compute_threads: 0,
             queue_max_requests: 256,
+            in_flight_max_requests: 1_024,
             request_timeout_ms: 10_000,
             message_max_bytes: 4 * 1024 * 1024,
             allow_variant_override: true,
@@ -315,11 +318,13 @@ pub struct Ranking {
     pub world_tick_ms: u64,
     /// How long a request with a write token waits for that write.
     pub fresh_wait_ms: u64,
+    /// With less time than this before the caller's deadline, sources are asked for less.
+    pub effort_full_ms: u64,
 }
 
 impl Default for Ranking {
     fn default() -> Ranking {
-        Ranking { exact_below_items: 20_000, ef_search: 200, world_tick_ms: 100, fresh_wait_ms: 50 }
+        Ranking { exact_below_items: 20_000, ef_search: 200, world_tick_ms: 100, fresh_wait_ms: 50, effort_full_ms: 20 }
     }
 }
 

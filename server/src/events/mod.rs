@@ -10,10 +10,19 @@ pub mod writer;
 use marquee_engine::event::{EventKind, EventPolicy};
 use marquee_engine::types::{LogEntry, ProfileEvent};
 
-use crate::store::{Event, LogRow, StoredEntry, StoredEvent};
+use crate::store::{Event, KeyHash, LogRow, StoredEntry, StoredEvent};
 
-/// What an entry of the log means to the engine's world; `None` for entries that rank nothing.
-pub fn log_entry(row: &LogRow, policy: &EventPolicy) -> Option<LogEntry> {
+/// What a line of the log means to the engine's world: one entry, none, or one for each key of an erasure.
+pub fn log_entries(row: &LogRow, policy: &EventPolicy) -> impl Iterator<Item = LogEntry> {
+    let erased = match &row.entry {
+        StoredEntry::Erasure(keys) => keys.as_slice(),
+        _ => &[],
+    };
+    let forget = |key: &KeyHash| LogEntry::Forget { user_hash: key.user_hash() };
+    log_entry(row, policy).into_iter().chain(erased.iter().map(forget))
+}
+
+fn log_entry(row: &LogRow, policy: &EventPolicy) -> Option<LogEntry> {
     match &row.entry {
         StoredEntry::Event(event) => Some(LogEntry::Event {
             item: event.item.as_deref()?.into(),
@@ -48,7 +57,18 @@ pub fn kinds_outside_profiles(policy: &EventPolicy) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::UserKey;
     use marquee_engine::event::KindPolicy;
+    use marquee_engine::types::id_hash;
+
+    #[test]
+    fn an_erasure_reaches_the_world_under_the_engine_s_hash() {
+        let keys = ["u:ann", "a:visitor"].map(|key| UserKey::parse(key).unwrap());
+        let entry = StoredEntry::Erasure(keys.iter().map(UserKey::hash).collect());
+        let row = LogRow { seq: 1, received_ms: 0, entry };
+        let forgotten: Vec<LogEntry> = log_entries(&row, &EventPolicy::default()).collect();
+        assert_eq!(forgotten, keys.map(|key| LogEntry::Forget { user_hash: id_hash(key.as_str()) }));
+    }
 
     #[test]
     fn impressions_enter_profiles_only_when_the_policy_says_so() {

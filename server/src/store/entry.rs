@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use marquee_engine::event::EventKind;
-use marquee_engine::types::{Item, Seq, TimeMs};
+use marquee_engine::types::{Item, Seq, TimeMs, id_hash};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -51,9 +51,12 @@ impl UserKey {
         self.0.starts_with("a:")
     }
 
-    /// What stays of a user who was erased.
+    /// What stays of a user who was erased. Its first half is the engine's [`id_hash`] of the key, by which worlds and
+    /// bundles know users.
     pub fn hash(&self) -> KeyHash {
-        KeyHash::of(&self.0)
+        let KeyHash(mut hash) = KeyHash::of(&self.0);
+        hash[..8].copy_from_slice(&id_hash(&self.0).to_le_bytes());
+        KeyHash(hash)
     }
 }
 
@@ -74,6 +77,11 @@ impl KeyHash {
         let mut hash = [0; 16];
         hash.copy_from_slice(&digest[..16]);
         KeyHash(hash)
+    }
+
+    /// The engine's hash of the user's key; for what [`UserKey::hash`] made.
+    pub fn user_hash(self) -> u64 {
+        u64::from_le_bytes(self.0[..8].try_into().expect("eight of sixteen bytes"))
     }
 
     /// From the store's bytes; `None` when they are not 16.

@@ -14,7 +14,7 @@ const PARAMS: BuildParams = BuildParams {
 };
 
 fn vectors(data: &[f32], dims: usize) -> Vectors {
-    Vectors::from_rows(data.to_vec(), dims).unwrap()
+    Vectors::from_rows(data, dims).unwrap()
 }
 
 /// An index that always walks.
@@ -148,7 +148,7 @@ fn islands_are_connected_in_both_directions() {
 fn nothing_is_lost_when_every_link_is() {
     let vectors = vectors(&Random(1).normals(300), 3);
     let groups = equal_rows(&vectors);
-    let graph = freeze(None, &points(&vectors, &groups), &groups);
+    let graph = freeze(None, &points(&vectors, &groups), &groups, 4);
     let index = Index::new(vectors, Some(graph), 0).unwrap();
     assert_eq!(
         search(&index, &[1.0, 1.0, 1.0], 100, 100, |_| true).len(),
@@ -174,11 +174,7 @@ fn a_query_without_direction_has_no_hits() {
 
 #[test]
 fn vectors_that_cannot_be_scored_are_refused_by_row() {
-    let message = |data: &[f32], dims| {
-        Vectors::from_rows(data.to_vec(), dims)
-            .unwrap_err()
-            .to_string()
-    };
+    let message = |data: &[f32], dims| Vectors::from_rows(data, dims).unwrap_err().to_string();
     assert!(message(&[1.0, 2.0, f32::NAN, 4.0], 2).contains("row 1, column 0"));
     assert!(message(&[1.0, f32::NEG_INFINITY], 1).contains("row 1, column 0"));
     assert!(message(&[1.0, 3e38], 1).contains("row 1: norm"));

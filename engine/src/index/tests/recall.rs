@@ -60,11 +60,11 @@ fn full_size_clustered() {
 }
 
 #[test]
-#[ignore = "full size: minutes"]
-fn full_size_skewed() {
+#[ignore = "minutes"]
+fn thirty_thousand_skewed() {
     check(&Case {
         name: "skewed",
-        rows: 100_000,
+        rows: 30_000,
         queries: 500,
         sigma: 0.7,
         threads: 2,
@@ -83,7 +83,7 @@ fn check(case: &Case) {
     let points = points(&vectors, &groups);
     let grown = grow(&points, &params, &mut |_| ());
     let grow_s = start.elapsed().as_secs_f64();
-    let graph = freeze(Some(&grown), &points, &groups);
+    let graph = freeze(Some(&grown), &points, &groups, params.m);
     let total_s = start.elapsed().as_secs_f64();
     println!(
         "{}: {} x {DIMS}, M {}, efC {}, {} threads: built in {total_s:.1} s ({grow_s:.1} in hnsw_rs), {:.1} links a node",
@@ -196,7 +196,7 @@ fn generate(case: &Case) -> (Vectors, Vec<Vec<f32>>) {
         data.extend(row.iter().map(|x| x * norm));
     }
     let queries = (0..case.queries).map(|_| unit(&mut random)).collect();
-    (Vectors::from_rows(data, DIMS).unwrap(), queries)
+    (Vectors::from_rows(&data, DIMS).unwrap(), queries)
 }
 
 const REPEATS: usize = 2;

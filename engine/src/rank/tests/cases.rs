@@ -24,30 +24,16 @@ pub(super) fn feature() -> impl Strategy<Value = f32> {
 }
 
 pub(super) fn tree(targets: usize) -> impl Strategy<Value = Tree> {
-    let weight =
-        prop_oneof![9 => (-1000_i16..1000).prop_map(|w| f32::from(w) / 777.0), 1 => Just(0.0)];
+    let weight = prop_oneof![9 => (-1000_i16..1000).prop_map(|w| f32::from(w) / 777.0), 1 => Just(0.0)];
     let leaf = prop::collection::btree_map(0..targets, weight, 0..=targets);
     let leaf = leaf.prop_map(|weights| Tree::Leaf(weights.into_iter().collect()));
     leaf.prop_recursive(7, 60, 2, |inner| {
-        (
-            0..MODES.len(),
-            0..COLUMNS,
-            value(),
-            any::<bool>(),
-            inner.clone(),
-            inner,
-        )
-            .prop_map(|(mode, feature, value, missing_true, yes, no)| {
+        (0..MODES.len(), 0..COLUMNS, value(), any::<bool>(), inner.clone(), inner).prop_map(
+            |(mode, feature, value, missing_true, yes, no)| {
                 let (yes, no) = (Box::new(yes), Box::new(no));
-                Tree::Branch {
-                    mode,
-                    feature,
-                    value,
-                    missing_true,
-                    yes,
-                    no,
-                }
-            })
+                Tree::Branch { mode, feature, value, missing_true, yes, no }
+            },
+        )
     })
 }
 
@@ -56,11 +42,7 @@ pub(super) fn forest() -> impl Strategy<Value = Forest> {
     (1_usize..=3, aggregate).prop_flat_map(|(targets, aggregate)| {
         let base = prop::collection::vec((-8_i8..8).prop_map(|b| f32::from(b) / 3.0), targets);
         let trees = prop::collection::vec(tree(targets), 1..12);
-        (trees, base).prop_map(move |(trees, base)| Forest {
-            trees,
-            base,
-            aggregate,
-        })
+        (trees, base).prop_map(move |(trees, base)| Forest { trees, base, aggregate })
     })
 }
 

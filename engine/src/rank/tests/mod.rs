@@ -21,15 +21,9 @@ fn score(ranker: &Ranker, rows: &[Vec<f32>]) -> Vec<Vec<u32>> {
     assert_eq!(out.len(), rows.len() * ranker.heads().len());
     // NaN has many bit patterns, all of one meaning.
     let bits = |x: &f32| {
-        if x.is_nan() {
-            f32::NAN.to_bits()
-        } else {
-            x.to_bits()
-        }
+        if x.is_nan() { f32::NAN.to_bits() } else { x.to_bits() }
     };
-    out.chunks_exact(ranker.heads().len())
-        .map(|row| row.iter().map(bits).collect())
-        .collect()
+    out.chunks_exact(ranker.heads().len()).map(|row| row.iter().map(bits).collect()).collect()
 }
 
 fn load(model: &ModelProto) -> Ranker {
@@ -113,45 +107,27 @@ struct Golden {
 
 #[test]
 fn the_golden_ranker_scores_as_xgboost() {
-    let golden: Golden =
-        serde_json::from_str(include_str!("../../../tests/golden/ranker.json")).unwrap();
+    let golden: Golden = serde_json::from_str(include_str!("../../../tests/golden/ranker.json")).unwrap();
     let ranker = Ranker::from_onnx(GOLDEN, golden.columns.len()).unwrap();
     assert_eq!(ranker.heads(), ["score"]);
-    let features: Vec<f32> = golden
-        .rows
-        .iter()
-        .flatten()
-        .map(|x| x.unwrap_or(f32::NAN))
-        .collect();
+    let features: Vec<f32> = golden.rows.iter().flatten().map(|x| x.unwrap_or(f32::NAN)).collect();
     let mut scores = Vec::new();
-    ranker
-        .score(&features, golden.rows.len(), &mut scores)
-        .unwrap();
+    ranker.score(&features, golden.rows.len(), &mut scores).unwrap();
     // Same sums in the same order: not merely within 1e-5.
     assert_eq!(scores, golden.scores);
 }
 
 #[test]
 fn every_truncation_is_an_error() {
-    for len in (0..GOLDEN.len())
-        .step_by(97)
-        .chain(GOLDEN.len() - 40..GOLDEN.len())
-    {
-        assert!(
-            Ranker::from_onnx(&GOLDEN[..len], 6).is_err(),
-            "{len} bytes of {}",
-            GOLDEN.len()
-        );
+    for len in (0..GOLDEN.len()).step_by(97).chain(GOLDEN.len() - 40..GOLDEN.len()) {
+        assert!(Ranker::from_onnx(&GOLDEN[..len], 6).is_err(), "{len} bytes of {}", GOLDEN.len());
     }
 }
 
 #[test]
 fn another_number_of_columns_is_refused() {
     for columns in [0, 5, 7, 100_000] {
-        assert!(
-            matches!(Ranker::from_onnx(GOLDEN, columns), Err(Error::Signature(_))),
-            "{columns}"
-        );
+        assert!(matches!(Ranker::from_onnx(GOLDEN, columns), Err(Error::Signature(_))), "{columns}");
     }
 }
 
@@ -166,11 +142,7 @@ fn stump() -> Forest {
         yes: Box::new(Tree::Leaf(vec![(0, 0.25)])),
         no: Box::new(Tree::Leaf(vec![(0, -0.5)])),
     };
-    Forest {
-        trees: vec![branch],
-        base: vec![1.0],
-        aggregate: "SUM",
-    }
+    Forest { trees: vec![branch], base: vec![1.0], aggregate: "SUM" }
 }
 
 #[test]
@@ -190,34 +162,11 @@ fn a_deep_tree_is_walked_to_its_end() {
     let mut tree = Tree::Leaf(vec![(0, 7.0)]);
     for level in 0..1500_u16 {
         let (yes, no) = (Box::new(tree), Box::new(Tree::Leaf(vec![(0, 1.0)])));
-        tree = Tree::Branch {
-            mode: 3,
-            feature: 0,
-            value: f32::from(level),
-            missing_true: false,
-            yes,
-            no,
-        };
+        tree = Tree::Branch { mode: 3, feature: 0, value: f32::from(level), missing_true: false, yes, no };
     }
-    let ranker = load(
-        &Forest {
-            trees: vec![tree],
-            base: vec![0.0],
-            aggregate: "SUM",
-        }
-        .model(),
-    );
-    let rows: Vec<_> = [1e6, 1499.0, f32::NAN]
-        .into_iter()
-        .cycle()
-        .take(24)
-        .map(|x| vec![x; COLUMNS])
-        .collect();
-    let scores: Vec<_> = score(&ranker, &rows)
-        .concat()
-        .into_iter()
-        .map(f32::from_bits)
-        .collect();
+    let ranker = load(&Forest { trees: vec![tree], base: vec![0.0], aggregate: "SUM" }.model());
+    let rows: Vec<_> = [1e6, 1499.0, f32::NAN].into_iter().cycle().take(24).map(|x| vec![x; COLUMNS]).collect();
+    let scores: Vec<_> = score(&ranker, &rows).concat().into_iter().map(f32::from_bits).collect();
     assert_eq!(scores[..3], [7.0, 1.0, 1.0]);
     assert_eq!(scores[21..], [7.0, 1.0, 1.0]);
 }
@@ -229,40 +178,25 @@ fn trees_inside_a_larger_graph_score_alike() {
     inner.node.push(op("Sigmoid", &["variable"], "p", vec![]));
     inner.output = vec![tensor_type("variable", None, 1), tensor_type("p", None, 1)];
     let rows: Vec<_> = (0..70).map(|at| vec![at as f32 / 35.0; COLUMNS]).collect();
-    let (plain, both) = (
-        score(&load(&stump().model()), &rows),
-        score(&load(&graph), &rows),
-    );
+    let (plain, both) = (score(&load(&stump().model()), &rows), score(&load(&graph), &rows));
     assert_eq!(load(&graph).heads(), ["variable", "p"]);
-    assert!(
-        plain
-            .iter()
-            .zip(&both)
-            .all(|(plain, both)| plain[0] == both[0] && both[1] != both[0])
-    );
+    assert!(plain.iter().zip(&both).all(|(plain, both)| plain[0] == both[0] && both[1] != both[0]));
 }
 
 #[test]
 fn the_batch_dimension_may_be_fixed_or_unset() {
-    let rows: Vec<_> = (0..50)
-        .map(|at| (0..5).map(|c| noise(at * 5 + c)).collect())
-        .collect();
+    let rows: Vec<_> = (0..50).map(|at| (0..5).map(|c| noise(at * 5 + c)).collect()).collect();
     for declared in [Some(1), Some(7), Some(64), None] {
         let mut model = dense();
         let graph = model.graph.as_mut().unwrap();
         graph.input = vec![tensor_type("features", declared, COLUMNS as i64)];
         if declared.is_none() {
-            let Some(type_proto::Value::TensorType(tensor)) =
-                &mut graph.input[0].r#type.as_mut().unwrap().value
-            else {
+            let Some(type_proto::Value::TensorType(tensor)) = &mut graph.input[0].r#type.as_mut().unwrap().value else {
                 unreachable!("made by tensor_type")
             };
             tensor.shape.as_mut().unwrap().dim[0].value = None;
         }
-        graph
-            .output
-            .iter_mut()
-            .for_each(|output| *output = tensor_type(&output.name, declared, 1));
+        graph.output.iter_mut().for_each(|output| *output = tensor_type(&output.name, declared, 1));
         let ranker = load(&model);
         let once = score(&ranker, &rows);
         let reversed: Vec<_> = rows.iter().rev().cloned().collect();
@@ -276,17 +210,8 @@ fn features_of_another_length_are_the_callers_error() {
     let ranker = load(&stump().model());
     let mut out = vec![1.0];
     for rows in [0, 1, 3, usize::MAX] {
-        let error = ranker
-            .score(&[0.0; 2 * COLUMNS], rows, &mut out)
-            .unwrap_err();
-        assert!(matches!(
-            error,
-            Error::Features {
-                given: 10,
-                columns: COLUMNS,
-                ..
-            }
-        ));
+        let error = ranker.score(&[0.0; 2 * COLUMNS], rows, &mut out).unwrap_err();
+        assert!(matches!(error, Error::Features { given: 10, columns: COLUMNS, .. }));
     }
 }
 
@@ -299,9 +224,7 @@ fn rankers_are_shared_between_threads() {
 #[test]
 fn the_portable_loop_gives_the_same_bits() {
     let golden = Ranker::from_onnx(GOLDEN, 6).unwrap();
-    let Plan::Trees(trees) = &golden.plan else {
-        panic!("nothing but trees")
-    };
+    let Plan::Trees(trees) = &golden.plan else { panic!("nothing but trees") };
     let features: Vec<f32> = (0..6 * 61).map(|at| noise(at) * 3.0).collect();
     let (mut wide, mut portable) = (vec![0.0; 61], vec![0.0; 61]);
     trees.score(&features, 6, &mut wide);
@@ -311,9 +234,7 @@ fn the_portable_loop_gives_the_same_bits() {
 
 #[test]
 fn shapes_noted_for_inner_values_do_not_matter() {
-    let rows: Vec<_> = (0..50)
-        .map(|at| (0..5).map(|c| noise(at * 5 + c)).collect())
-        .collect();
+    let rows: Vec<_> = (0..50).map(|at| (0..5).map(|c| noise(at * 5 + c)).collect()).collect();
     let mut noted = dense();
     noted.graph.as_mut().unwrap().value_info = vec![tensor_type("h1", None, 37)];
     assert_eq!(score(&load(&noted), &rows), score(&load(&dense()), &rows));
@@ -327,13 +248,6 @@ fn a_model_that_cannot_be_pinned_runs_with_its_own_symbol() {
     let (mut symbolic, mut pinned) = (vec![0.0; 50 * 3], Vec::new());
     plan.score(&features, COLUMNS, &mut symbolic).unwrap();
     load(&dense()).score(&features, 50, &mut pinned).unwrap();
-    let difference = symbolic
-        .iter()
-        .zip(&pinned)
-        .map(|(a, b)| (a - b).abs())
-        .fold(0.0, f32::max);
-    assert!(
-        difference <= 1e-5,
-        "largest difference to the pinned plan: {difference}"
-    );
+    let difference = symbolic.iter().zip(&pinned).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(difference <= 1e-5, "largest difference to the pinned plan: {difference}");
 }

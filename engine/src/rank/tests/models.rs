@@ -5,46 +5,25 @@ use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension};
 use tract_onnx::pb::{
-    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
-    TensorShapeProto, TypeProto, ValueInfoProto, type_proto,
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto,
+    ValueInfoProto, type_proto,
 };
 
 use super::COLUMNS;
 
-pub(super) const MODES: [&str; 6] = [
-    "BRANCH_LEQ",
-    "BRANCH_LT",
-    "BRANCH_GTE",
-    "BRANCH_GT",
-    "BRANCH_EQ",
-    "BRANCH_NEQ",
-];
+pub(super) const MODES: [&str; 6] = ["BRANCH_LEQ", "BRANCH_LT", "BRANCH_GTE", "BRANCH_GT", "BRANCH_EQ", "BRANCH_NEQ"];
 
 #[derive(Debug, Clone)]
 pub(super) enum Tree {
     Leaf(Vec<(usize, f32)>),
-    Branch {
-        mode: usize,
-        feature: usize,
-        value: f32,
-        missing_true: bool,
-        yes: Box<Tree>,
-        no: Box<Tree>,
-    },
+    Branch { mode: usize, feature: usize, value: f32, missing_true: bool, yes: Box<Tree>, no: Box<Tree> },
 }
 
 impl Tree {
     fn leaf(&self, row: &[f32]) -> &[(usize, f32)] {
         match self {
             Tree::Leaf(weights) => weights,
-            Tree::Branch {
-                mode,
-                feature,
-                value,
-                missing_true,
-                yes,
-                no,
-            } => {
+            Tree::Branch { mode, feature, value, missing_true, yes, no } => {
                 let x = row[*feature];
                 let holds = match MODES[*mode] {
                     _ if x.is_nan() => *missing_true,
@@ -73,9 +52,7 @@ impl Forest {
         let score = |target: usize| {
             let weights = || {
                 let leaves = self.trees.iter().map(|tree| tree.leaf(row));
-                leaves
-                    .filter_map(|leaf| leaf.iter().find(|(t, _)| *t == target))
-                    .map(|(_, w)| *w)
+                leaves.filter_map(|leaf| leaf.iter().find(|(t, _)| *t == target)).map(|(_, w)| *w)
             };
             let base = self.base[target];
             match self.aggregate {
@@ -122,11 +99,7 @@ impl Forest {
 
     pub(super) fn model(&self) -> ModelProto {
         let targets = self.base.len() as i64;
-        model(
-            vec![self.node()],
-            vec![],
-            vec![tensor_type("variable", None, targets)],
-        )
+        model(vec![self.node()], vec![], vec![tensor_type("variable", None, targets)])
     }
 }
 
@@ -169,14 +142,7 @@ impl Arrays {
                     self.target_weights.push(*weight);
                 }
             }
-            Tree::Branch {
-                mode,
-                feature,
-                value,
-                missing_true,
-                yes,
-                no,
-            } => {
+            Tree::Branch { mode, feature, value, missing_true, yes, no } => {
                 self.feature_ids[at] = *feature as i64;
                 self.modes[at] = MODES[*mode];
                 self.values[at] = *value;
@@ -190,146 +156,68 @@ impl Arrays {
 }
 
 pub(super) fn attribute(name: &str, r#type: AttributeType) -> AttributeProto {
-    AttributeProto {
-        name: name.into(),
-        r#type: r#type as i32,
-        ..AttributeProto::default()
-    }
+    AttributeProto { name: name.into(), r#type: r#type as i32, ..AttributeProto::default() }
 }
 
 pub(super) fn ints(name: &str, ints: Vec<i64>) -> AttributeProto {
-    AttributeProto {
-        ints,
-        ..attribute(name, AttributeType::Ints)
-    }
+    AttributeProto { ints, ..attribute(name, AttributeType::Ints) }
 }
 
 pub(super) fn floats(name: &str, floats: Vec<f32>) -> AttributeProto {
-    AttributeProto {
-        floats,
-        ..attribute(name, AttributeType::Floats)
-    }
+    AttributeProto { floats, ..attribute(name, AttributeType::Floats) }
 }
 
 pub(super) fn strings(name: &str, strings: &[&str]) -> AttributeProto {
     let strings = strings.iter().map(|s| s.as_bytes().to_vec()).collect();
-    AttributeProto {
-        strings,
-        ..attribute(name, AttributeType::Strings)
-    }
+    AttributeProto { strings, ..attribute(name, AttributeType::Strings) }
 }
 
 pub(super) fn int(name: &str, i: i64) -> AttributeProto {
-    AttributeProto {
-        i,
-        ..attribute(name, AttributeType::Int)
-    }
+    AttributeProto { i, ..attribute(name, AttributeType::Int) }
 }
 
 pub(super) fn string(name: &str, s: &str) -> AttributeProto {
-    AttributeProto {
-        s: s.as_bytes().to_vec(),
-        ..attribute(name, AttributeType::String)
-    }
+    AttributeProto { s: s.as_bytes().to_vec(), ..attribute(name, AttributeType::String) }
 }
 
 /// `[N or rows, width]` of f32.
 pub(super) fn tensor_type(name: &str, rows: Option<i64>, width: i64) -> ValueInfoProto {
-    let rows = rows.map_or(
-        dimension::Value::DimParam("N".into()),
-        dimension::Value::DimValue,
-    );
+    let rows = rows.map_or(dimension::Value::DimParam("N".into()), dimension::Value::DimValue);
     let dim = [rows, dimension::Value::DimValue(width)];
-    let dim = dim.map(|value| Dimension {
-        value: Some(value),
-        ..Dimension::default()
-    });
+    let dim = dim.map(|value| Dimension { value: Some(value), ..Dimension::default() });
     let shape = Some(TensorShapeProto { dim: dim.into() });
-    let value = type_proto::Value::TensorType(type_proto::Tensor {
-        elem_type: DataType::Float as i32,
-        shape,
-    });
-    let r#type = Some(TypeProto {
-        value: Some(value),
-        ..TypeProto::default()
-    });
-    ValueInfoProto {
-        name: name.into(),
-        r#type,
-        ..ValueInfoProto::default()
-    }
+    let value = type_proto::Value::TensorType(type_proto::Tensor { elem_type: DataType::Float as i32, shape });
+    let r#type = Some(TypeProto { value: Some(value), ..TypeProto::default() });
+    ValueInfoProto { name: name.into(), r#type, ..ValueInfoProto::default() }
 }
 
-pub(super) fn model(
-    node: Vec<NodeProto>,
-    initializer: Vec<TensorProto>,
-    output: Vec<ValueInfoProto>,
-) -> ModelProto {
+pub(super) fn model(node: Vec<NodeProto>, initializer: Vec<TensorProto>, output: Vec<ValueInfoProto>) -> ModelProto {
     let input = vec![tensor_type("features", None, COLUMNS as i64)];
-    let graph = GraphProto {
-        name: "ranker".into(),
-        node,
-        initializer,
-        input,
-        output,
-        ..GraphProto::default()
-    };
-    let opset_import = vec![OperatorSetIdProto {
-        domain: String::new(),
-        version: 17,
-    }];
-    ModelProto {
-        ir_version: 8,
-        opset_import,
-        graph: Some(graph),
-        ..ModelProto::default()
-    }
+    let graph = GraphProto { name: "ranker".into(), node, initializer, input, output, ..GraphProto::default() };
+    let opset_import = vec![OperatorSetIdProto { domain: String::new(), version: 17 }];
+    ModelProto { ir_version: 8, opset_import, graph: Some(graph), ..ModelProto::default() }
 }
 
-pub(super) fn op(
-    op_type: &str,
-    input: &[&str],
-    output: &str,
-    attribute: Vec<AttributeProto>,
-) -> NodeProto {
+pub(super) fn op(op_type: &str, input: &[&str], output: &str, attribute: Vec<AttributeProto>) -> NodeProto {
     let input = input.iter().map(|&i| i.into()).collect();
-    NodeProto {
-        op_type: op_type.into(),
-        input,
-        output: vec![output.into()],
-        attribute,
-        ..NodeProto::default()
-    }
+    NodeProto { op_type: op_type.into(), input, output: vec![output.into()], attribute, ..NodeProto::default() }
 }
 
 pub(super) fn matrix(name: &str, dims: &[i64], seed: u32) -> TensorProto {
     let count = dims.iter().product::<i64>() as u32;
     let float_data = (0..count).map(|at| noise(seed.wrapping_add(at))).collect();
     let data_type = DataType::Float as i32;
-    TensorProto {
-        name: name.into(),
-        dims: dims.into(),
-        data_type,
-        float_data,
-        ..TensorProto::default()
-    }
+    TensorProto { name: name.into(), dims: dims.into(), data_type, float_data, ..TensorProto::default() }
 }
 
 pub(super) fn noise(at: u32) -> f32 {
-    ((at.wrapping_mul(747_796_405) ^ 0x5bd1_e995).wrapping_mul(2_891_336_453) >> 8) as f32
-        / (1 << 23) as f32
-        - 1.0
+    ((at.wrapping_mul(747_796_405) ^ 0x5bd1_e995).wrapping_mul(2_891_336_453) >> 8) as f32 / (1 << 23) as f32 - 1.0
 }
 
 /// As PyTorch exports it: two layers, a sigmoid head and a raw one.
 pub(super) fn dense() -> ModelProto {
     let nodes = vec![
-        op(
-            "Gemm",
-            &["features", "w1", "b1"],
-            "h1",
-            vec![int("transB", 1)],
-        ),
+        op("Gemm", &["features", "w1", "b1"], "h1", vec![int("transB", 1)]),
         op("Relu", &["h1"], "r1", vec![]),
         op("Concat", &["r1", "features"], "wide", vec![int("axis", 1)]),
         op("MatMul", &["wide", "w2"], "h2", vec![]),
@@ -347,9 +235,5 @@ pub(super) fn dense() -> ModelProto {
         matrix("b3", &[1], 5000),
         matrix("w4", &[19, 2], 6000),
     ];
-    model(
-        nodes,
-        weights,
-        vec![tensor_type("click", None, 1), tensor_type("watch", None, 2)],
-    )
+    model(nodes, weights, vec![tensor_type("click", None, 1), tensor_type("watch", None, 2)])
 }

@@ -20,11 +20,7 @@ fn check(model: ModelProto, reason: &str, break_it: impl FnOnce(&mut GraphProto)
 }
 
 fn attr<'a>(graph: &'a mut GraphProto, name: &str) -> &'a mut AttributeProto {
-    graph.node[0]
-        .attribute
-        .iter_mut()
-        .find(|a| a.name == name)
-        .unwrap()
+    graph.node[0].attribute.iter_mut().find(|a| a.name == name).unwrap()
 }
 
 #[test]
@@ -39,10 +35,9 @@ fn foreign_operators_are_refused() {
         g.node[1].domain = "com.microsoft".into();
     });
     check(dense(), "a subgraph", |g| {
-        g.node[1].attribute.push(AttributeProto {
-            g: Some(GraphProto::default()),
-            ..attribute("body", AttributeType::Graph)
-        });
+        g.node[1]
+            .attribute
+            .push(AttributeProto { g: Some(GraphProto::default()), ..attribute("body", AttributeType::Graph) });
     });
 }
 
@@ -81,9 +76,7 @@ fn wrong_inputs_and_outputs_are_refused() {
         g.initializer[0].dims = vec![37, 1 << 40];
     });
     check(dense(), "32-bit floats", |g| {
-        let Some(type_proto::Value::TensorType(t)) =
-            &mut g.output[0].r#type.as_mut().unwrap().value
-        else {
+        let Some(type_proto::Value::TensorType(t)) = &mut g.output[0].r#type.as_mut().unwrap().value else {
             return;
         };
         t.elem_type = DataType::Int64 as i32;

@@ -1,0 +1,148 @@
+//! A bundle opens completely or not at all.
+
+use std::fs;
+use std::path::Path;
+
+use marquee_engine::bundle::{Bundle, Error, OpenOptions};
+use sha2::{Digest, Sha256};
+
+use crate::sample::{Noise, Sample, make};
+
+fn open(path: &Path) -> Result<Bundle, Error> {
+    Bundle::open(path, &OpenOptions::default())
+}
+
+fn files(path: &Path) -> Vec<String> {
+    let mut files: Vec<String> =
+        fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    files.sort();
+    files
+}
+
+/// Changes a file and puts the right checksum into the manifest again, as a careless hand would.
+fn reseal(path: &Path, file: &str, change: impl FnOnce(&mut Vec<u8>)) {
+    let mut bytes = fs::read(path.join(file)).unwrap();
+    change(&mut bytes);
+    fs::write(path.join(file), &bytes).unwrap();
+    let mut manifest: serde_json::Value = serde_json::from_slice(&fs::read(path.join("manifest.json")).unwrap()).unwrap();
+    let hex = |bytes: &[u8]| Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    manifest["files"][file]["bytes"] = bytes.len().into();
+    manifest["files"][file]["sha256"] = hex(&bytes).into();
+    seal(path, manifest);
+}
+
+fn seal(path: &Path, manifest: serde_json::Value) {
+    let hex = |bytes: &[u8]| Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    // Through the type, so that the fields stand in their order.
+    let mut manifest: marquee_engine::bundle::Manifest = serde_json::from_value(manifest).unwrap();
+    manifest.digest = String::new();
+    let text = |manifest: &marquee_engine::bundle::Manifest| serde_json::to_string_pretty(manifest).unwrap() + "\n";
+    manifest.digest = hex(text(&manifest).as_bytes());
+    fs::write(path.join("manifest.json"), text(&manifest)).unwrap();
+}
+
+#[test]
+fn any_flipped_byte_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = make(folder.path());
+    let mut noise = Noise(1);
+    assert_eq!(files(&path).len(), 11);
+    for file in files(&path) {
+        let sound = fs::read(path.join(&file)).unwrap();
+        for _ in 0..40 {
+            let mut bytes = sound.clone();
+            let at = noise.below(bytes.len());
+            bytes[at] ^= 1 << noise.below(8);
+            fs::write(path.join(&file), &bytes).unwrap();
+            assert!(open(&path).is_err(), "{file}, byte {at}");
+        }
+        fs::write(path.join(&file), &sound).unwrap();
+    }
+    open(&path).unwrap();
+}
+
+#[test]
+fn truncated_and_missing_files_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = make(folder.path());
+    for file in files(&path) {
+        let sound = fs::read(path.join(&file)).unwrap();
+        for len in [0, 1, sound.len() / 2, sound.len() - 1] {
+            fs::write(path.join(&file), &sound[..len]).unwrap();
+            assert!(open(&path).is_err(), "{file} of {len} bytes");
+        }
+        fs::remove_file(path.join(&file)).unwrap();
+        assert!(open(&path).is_err(), "no {file}");
+        fs::write(path.join(&file), &sound).unwrap();
+    }
+    open(&path).unwrap();
+}
+
+fn refused(change: impl FnOnce(&Path), reason: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = make(folder.path());
+    change(&path);
+    let error = open(&path).unwrap_err().to_string();
+    assert!(error.contains(reason), "{error}");
+}
+
+#[test]
+fn columns_in_another_order_are_refused() {
+    refused(
+        |path| {
+            let text = fs::read(path.join("manifest.json")).unwrap();
+            let mut manifest: serde_json::Value = serde_json::from_slice(&text).unwrap();
+            manifest["columns"].as_array_mut().unwrap().swap(3, 4);
+            seal(path, manifest);
+        },
+        "column 3 is",
+    );
+}
+
+#[test]
+fn a_foreign_model_is_refused() {
+    refused(|path| reseal(path, "ranker.onnx", |bytes| *bytes = b"GIF89a".to_vec()), "ranker.onnx");
+    let other = prost::Message::encode_to_vec(&crate::sample::trees(7));
+    refused(|path| reseal(path, "ranker.onnx", |bytes| *bytes = other), "ranker.onnx");
+}
+
+#[test]
+fn a_model_that_scores_otherwise_than_at_training_is_refused() {
+    let flip = |bytes: &mut Vec<u8>| {
+        // The last numbers of the file are expected scores.
+        let at = bytes.len() - 4;
+        bytes[at..].copy_from_slice(&9.75_f32.to_le_bytes());
+    };
+    refused(|path| reseal(path, "golden.safetensors", flip), "expected 9.75");
+}
+
+#[test]
+fn a_format_of_the_future_is_refused() {
+    refused(
+        |path| {
+            let text = fs::read(path.join("manifest.json")).unwrap();
+            let mut manifest: serde_json::Value = serde_json::from_slice(&text).unwrap();
+            manifest["format_version"] = 99.into();
+            seal(path, manifest);
+        },
+        "format 99",
+    );
+}
+
+#[test]
+fn a_sound_bundle_says_what_it_holds() {
+    let sample = Sample::new(0);
+    let manifest = sample.engine.bundle().manifest();
+    assert_eq!((manifest.counts.items, manifest.counts.users, manifest.counts.events), (240, 60, 4_000));
+    assert_eq!(manifest.ranker.as_ref().unwrap().heads, ["score"]);
+    assert_eq!(manifest.metrics["ndcg_at_10"], 0.1 + 0.2);
+}
+
+#[test]
+fn a_version_is_written_once() {
+    let folder = tempfile::tempdir().unwrap();
+    make(folder.path());
+    let again = std::panic::catch_unwind(|| make(folder.path()));
+    assert!(again.is_err());
+    assert!(!folder.path().join(".sample.draft").exists());
+}

@@ -1,0 +1,109 @@
+"""The pipeline's order, restarts, gate and exit codes, over a stand-in for the binary."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from marquee_models import arrays, pipeline
+from tests.conftest import checkerboard, write_export
+
+STAND_IN = Path(__file__).with_name("stand_in.py")
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A folder with the stand-in, a log, and an NDCG@10 that it reports."""
+    binary = tmp_path / "stand_in.py"
+    binary.write_text(f"#!{sys.executable}\n" + STAND_IN.read_text().split("\n", 1)[1])
+    binary.chmod(0o755)
+    write_export(tmp_path / "log", checkerboard())
+    (tmp_path / "quality").write_text("0.2")
+    return tmp_path
+
+
+def run(home: Path, *arguments: str) -> int:
+    (home / "calls").unlink(missing_ok=True)
+    where = ["--work", str(home / "work"), "--bundles", str(home / "bundles"), "--threads", "1"]
+    return pipeline.main(["--marquee-bin", str(home / "stand_in.py"), *where, *arguments])
+
+
+def calls(home: Path) -> list[str]:
+    return (home / "calls").read_text().split("\n")
+
+
+def test_the_first_run_publishes_a_bundle_with_all_its_files(home: Path) -> None:
+    assert run(home, "--baselines", "none") == 0
+    bundle = home / "bundles" / (home / "serving").read_text()
+    names = {path.name for path in bundle.iterdir()}
+    matrices = {"cooccurrence", "cooccurrence_liked", "transitions", "transitions_wide", "transitions_liked", "similar"}
+    assert names == {f"{name}.safetensors" for name in matrices | {"embedding", "content", "likes", "golden"}} | {
+        "ranker.onnx",
+        "card.md",
+        "training.json",
+    }
+    card = (bundle / "card.md").read_text()
+    assert "| **ranked** | 0.2000 |" in card
+    assert json.loads((home / "work" / "live" / "metrics.json").read_text())["ndcg_at_10"] == 0.2
+
+
+def test_a_second_run_repeats_nothing(home: Path) -> None:
+    assert run(home, "--baselines", "none") == 0
+    first = sorted((home / "bundles").iterdir())
+    assert run(home, "--baselines", "none") == 0
+    assert not {"replay", "bundle build", "bundle activate"} & set(calls(home))
+    assert sorted((home / "bundles").iterdir()) == first
+
+
+def test_a_lost_output_is_made_again_and_nothing_else(home: Path) -> None:
+    assert run(home, "--baselines", "none", "--no-publish") == 0
+    (home / "work" / "rows" / "models" / "similar.safetensors").unlink()
+    assert run(home, "--baselines", "none", "--no-publish") == 0
+    assert (home / "work" / "rows" / "models" / "similar.safetensors").exists()
+    assert "replay" not in calls(home)
+
+
+def test_worse_than_the_serving_bundle_is_not_published(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(home, "--baselines", "none") == 0
+    serving = (home / "serving").read_text()
+    longer = checkerboard()
+    grown = {name: array[: len(array) // 2] for name, array in longer.items()}
+    write_export(home / "log", grown)
+    # The stand-in reports the same for every bundle; the new one falls below the floor of popularity.
+    (home / "quality").write_text("0.05")
+    assert run(home, "--baselines", "none") == pipeline.EXIT_REFUSED
+    assert (home / "serving").read_text() == serving
+    told = capfd.readouterr().err
+    assert "NOT PUBLISHED" in told
+    assert "NDCG@10 0.0500 is 0.500 times that of popular (0.1000)" in told
+
+
+def test_baselines_are_chosen_before_and_measured_on_the_test_period(home: Path) -> None:
+    assert run(home, "--no-publish") == 0
+    summary = json.loads((home / "work" / "summary.json").read_text())
+    names = {"popularity", "item_knn", "ials", "ease", "ease_recency", "transitions"}
+    assert names <= summary["lists"].keys()
+    lists = arrays.load(home / "work" / "test" / "lists" / "ease.safetensors", {"items": "uint32"})["items"]
+    assert lists.shape[1] == 20
+
+
+def test_rolling_splits_end_in_one_table(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(home, "--baselines", "none", "--rolling", "2") == 0
+    assert "| mean of 2 |" in capfd.readouterr().out
+    assert len(json.loads((home / "work" / "rolling.json").read_text())) == 2
+
+
+def test_a_missing_binary_is_a_failure_and_bad_arguments_are_told_apart(home: Path) -> None:
+    assert pipeline.main(["--marquee-bin", str(home / "absent"), "--work", str(home / "work")]) == pipeline.EXIT_FAILED
+    assert pipeline.main(["--no-such-thing"]) == pipeline.EXIT_USAGE
+
+
+def test_an_empty_log_fails_in_plain_words(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(home / "log")
+    write_export(home / "log", {name: array[:0] for name, array in checkerboard().items()})
+    assert run(home) == pipeline.EXIT_FAILED
+    assert "import some first" in capfd.readouterr().err

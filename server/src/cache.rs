@@ -1,0 +1,198 @@
+//! The cache of slates: encoded answers, each with what it was ranked for.
+//!
+//! A key does not hold the profile's version; the entry does, and another version is a miss. Bounded by bytes and by
+//! age, in shards by user, so that one user's slates can be dropped at once. It must not know how an answer is encoded.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use lru::LruCache;
+use marquee_engine::types::{Seq, TimeMs, id_hash};
+
+use crate::store::SlateRecord;
+
+const SHARDS: usize = 16;
+/// What an entry costs beside its body: key, header, list nodes. An estimate.
+const OVERHEAD_BYTES: usize = 1_024;
+/// What an item of its slate record costs. An estimate.
+const ITEM_BYTES: usize = 64;
+
+/// Who asked, and a hash of everything in the question that can change its answer, bundle and variant included.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// The user's key; empty for an unknown visitor.
+    pub user: Arc<str>,
+    /// The question.
+    pub question: [u8; 16],
+}
+
+/// The state that an answer was ranked for. Any difference is a miss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct State {
+    /// Version of the user's profile.
+    pub profile: Seq,
+    /// Changes of items since the bundle.
+    pub item_changes: u64,
+}
+
+/// A cached answer.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// What it was ranked for.
+    pub state: State,
+    /// Not given out from this moment on.
+    pub expires_ms: TimeMs,
+    /// The encoded answer.
+    pub body: Bytes,
+    /// What the slate log keeps of it.
+    pub record: Arc<SlateRecord>,
+}
+
+/// Slates in this process's memory.
+pub struct Memory {
+    shards: Vec<Mutex<Shard>>,
+    shard_max_bytes: usize,
+}
+
+struct Shard {
+    entries: LruCache<Key, Entry>,
+    bytes: usize,
+}
+
+impl Memory {
+    /// At most `max_bytes` of slates; 0 keeps none.
+    pub fn new(max_bytes: u64) -> Memory {
+        let shard_max_bytes = usize::try_from(max_bytes).unwrap_or(usize::MAX) / SHARDS;
+        let shard = || Mutex::new(Shard { entries: LruCache::unbounded(), bytes: 0 });
+        Memory { shards: (0..SHARDS).map(|_| shard()).collect(), shard_max_bytes }
+    }
+
+    /// Whether it keeps anything at all.
+    pub fn is_on(&self) -> bool {
+        self.shard_max_bytes > 0
+    }
+
+    /// The answer to that question, if it is still the answer.
+    pub fn get(&self, key: &Key, state: State, now_ms: TimeMs) -> Option<Entry> {
+        let mut shard = self.shard(&key.user);
+        let entry = shard.entries.get(key)?;
+        if entry.state == state && now_ms < entry.expires_ms {
+            return Some(entry.clone());
+        }
+        // A newer state never comes back to an old one: the entry is of no use to anybody.
+        shard.remove(key);
+        None
+    }
+
+    /// Keeps an answer, at the cost of those that were not asked for longest.
+    pub fn put(&self, key: Key, entry: Entry) {
+        let bytes = cost(&key, &entry);
+        if bytes > self.shard_max_bytes {
+            return;
+        }
+        let mut shard = self.shard(&key.user);
+        shard.remove(&key);
+        shard.bytes += bytes;
+        shard.entries.put(key, entry);
+        while shard.bytes > self.shard_max_bytes {
+            let Some((key, entry)) = shard.entries.pop_lru() else { break };
+            shard.bytes -= cost(&key, &entry);
+        }
+    }
+
+    /// Drops all slates of one user.
+    pub fn purge_user(&self, user: &str) {
+        let mut shard = self.shard(user);
+        let keys: Vec<Key> = shard.entries.iter().map(|(key, _)| key).filter(|key| &*key.user == user).cloned().collect();
+        for key in keys {
+            shard.remove(&key);
+        }
+    }
+
+    /// Drops everything.
+    pub fn purge(&self) {
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.entries.clear();
+            shard.bytes = 0;
+        }
+    }
+
+    fn shard(&self, user: &str) -> MutexGuard<'_, Shard> {
+        let shard = &self.shards[(id_hash(user) % SHARDS as u64) as usize];
+        shard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shard {
+    fn remove(&mut self, key: &Key) {
+        if let Some(entry) = self.entries.pop(key) {
+            self.bytes -= cost(key, &entry);
+        }
+    }
+}
+
+fn cost(key: &Key, entry: &Entry) -> usize {
+    OVERHEAD_BYTES + key.user.len() + entry.body.len() + entry.record.items.len() * ITEM_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: State = State { profile: 3, item_changes: 1 };
+
+    fn key(user: &str, question: u8) -> Key {
+        Key { user: user.into(), question: [question; 16] }
+    }
+
+    fn entry(bytes: usize) -> Entry {
+        Entry { state: NOW, expires_ms: 100, body: vec![7; bytes].into(), record: Arc::default() }
+    }
+
+    #[test]
+    fn another_profile_version_is_a_miss() {
+        let cache = Memory::new(1 << 20);
+        cache.put(key("u:a", 1), entry(10));
+        assert!(cache.get(&key("u:a", 1), NOW, 5).is_some());
+        assert!(cache.get(&key("u:a", 2), NOW, 5).is_none());
+        assert!(cache.get(&key("u:a", 1), State { profile: 4, ..NOW }, 5).is_none());
+        assert!(cache.get(&key("u:a", 1), NOW, 5).is_none(), "and the entry is gone");
+    }
+
+    #[test]
+    fn an_entry_ends_at_its_time() {
+        let cache = Memory::new(1 << 20);
+        cache.put(key("u:a", 1), entry(10));
+        assert!(cache.get(&key("u:a", 1), NOW, 99).is_some());
+        assert!(cache.get(&key("u:a", 1), NOW, 100).is_none());
+    }
+
+    #[test]
+    fn bytes_are_bounded_and_the_oldest_go_first() {
+        let cache = Memory::new((SHARDS * 8_000) as u64);
+        for question in 0..100 {
+            cache.put(key("u:a", question), entry(1_000));
+        }
+        let shard = cache.shard("u:a");
+        assert!(shard.bytes <= 8_000 && shard.entries.len() > 3);
+        drop(shard);
+        assert!(cache.get(&key("u:a", 99), NOW, 5).is_some());
+        assert!(cache.get(&key("u:a", 0), NOW, 5).is_none());
+        cache.put(key("u:a", 100), entry(9_000));
+        assert!(cache.get(&key("u:a", 100), NOW, 5).is_none(), "larger than its shard");
+    }
+
+    #[test]
+    fn one_user_is_purged_alone() {
+        let cache = Memory::new(1 << 20);
+        cache.put(key("u:a", 1), entry(10));
+        cache.put(key("u:b", 1), entry(10));
+        cache.purge_user("u:a");
+        assert!(cache.get(&key("u:a", 1), NOW, 5).is_none());
+        assert!(cache.get(&key("u:b", 1), NOW, 5).is_some());
+        cache.purge();
+        assert!(cache.get(&key("u:b", 1), NOW, 5).is_none());
+        assert!(cache.shards.iter().all(|shard| shard.lock().unwrap().bytes == 0));
+    }
+}

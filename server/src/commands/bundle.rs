@@ -1,0 +1,140 @@
+//! `marquee bundle list|verify|activate|rollback`: works on the registry and the artifacts, whether a server runs or
+//! not. A running server follows the registry within a second; it verifies the bundle again before it swaps.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use clap::Subcommand;
+use marquee_engine::bundle::{Bundle, Manifest, OpenOptions};
+
+use crate::bundles::{Listed, Registry};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::store::Activations;
+
+use super::{open_store, print, told};
+
+/// Arguments of `marquee bundle`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Every bundle in the artifacts' folder, newest first.
+    List {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Opens a bundle with every check there is; changes nothing.
+    Verify {
+        /// A version in the artifacts' folder, or the path of a bundle's folder.
+        bundle: PathBuf,
+    },
+    /// Verifies a bundle and makes it the serving one.
+    Activate {
+        /// A version in the artifacts' folder.
+        version: String,
+    },
+    /// Goes back to the bundle that served before.
+    Rollback,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// The bundle cannot serve (the reason is in the error), or the store cannot be used.
+pub async fn run(config: &Config, args: Args) -> anyhow::Result<()> {
+    if let Command::Verify { bundle } = &args.command
+        && bundle.components().count() > 1
+    {
+        return print(&verify_folder(bundle, config)?);
+    }
+    let store = open_store(config).await?;
+    let registry = Registry::new(config, store.clone(), Clock::system())?;
+    let done = with_registry(args.command, &registry).await;
+    store.close().await;
+    print(&done?)
+}
+
+async fn with_registry(command: Command, registry: &Registry) -> anyhow::Result<String> {
+    match command {
+        Command::List { json: as_json } => {
+            let serving = registry.activations().await.map_err(told)?.serving;
+            let listed = registry.list();
+            if as_json { json(&listed, serving.as_deref()) } else { table(&listed, serving.as_deref()) }
+        }
+        Command::Verify { bundle } => {
+            let opened = registry.open(&bundle.to_string_lossy()).await.map_err(told)?;
+            Ok(verified(opened.manifest()))
+        }
+        Command::Activate { version } => {
+            let bundle = registry.open(&version).await.map_err(told)?;
+            Ok(activated(&registry.activate(&bundle).await.map_err(told)?))
+        }
+        Command::Rollback => Ok(activated(&registry.roll_back().await.map_err(told)?.1)),
+    }
+}
+
+fn verify_folder(folder: &Path, config: &Config) -> anyhow::Result<String> {
+    let options = OpenOptions { exact_below_items: config.ranking.exact_below_items, ef_search: config.ranking.ef_search };
+    Ok(verified(Bundle::open(folder, &options)?.manifest()))
+}
+
+fn verified(manifest: &Manifest) -> String {
+    let ranker = if manifest.ranker.is_some() { "a ranker" } else { "no ranker" };
+    let (version, counts) = (&manifest.version, manifest.counts);
+    format!("{version}: good, {} items, {} users, {ranker}", counts.items, counts.users)
+}
+
+fn activated(after: &Activations) -> String {
+    let name = |version: &Option<String>| version.clone().unwrap_or_else(|| "none".to_owned());
+    let (serving, previous) = (name(&after.serving), name(&after.previous));
+    format!("serving {serving}; before it {previous}\na running server takes it over within a second")
+}
+
+fn json(listed: &[Listed], serving: Option<&str>) -> anyhow::Result<String> {
+    let one = |listed: &Listed| {
+        let manifest = listed.manifest.as_ref().ok();
+        serde_json::json!({
+            "version": listed.version,
+            "serving": serving == Some(listed.version.as_str()),
+            "created_ms": manifest.map(|manifest| manifest.created_ms),
+            "parent": manifest.and_then(|manifest| manifest.parent.clone()),
+            "items": manifest.map(|manifest| manifest.counts.items),
+            "users": manifest.map(|manifest| manifest.counts.users),
+            "has_ranker": manifest.is_some_and(|manifest| manifest.ranker.is_some()),
+            "metrics": manifest.map(|manifest| &manifest.metrics),
+            "problem": listed.manifest.as_ref().err(),
+        })
+    };
+    Ok(serde_json::to_string_pretty(&listed.iter().map(one).collect::<Vec<_>>())?)
+}
+
+fn table(listed: &[Listed], serving: Option<&str>) -> anyhow::Result<String> {
+    if listed.is_empty() {
+        return Ok("no bundles yet".to_owned());
+    }
+    let mut text = String::new();
+    let width = listed.iter().map(|listed| listed.version.len()).max().unwrap_or(0).max(7);
+    writeln!(text, "  {:width$}  {:>9}  {:>9}  {:>6}  {:>8}", "version", "items", "users", "ranker", "ndcg@10")?;
+    for Listed { version, manifest } in listed {
+        let mark = if serving == Some(version.as_str()) { '*' } else { ' ' };
+        match manifest {
+            Ok(manifest) => {
+                let ranker = if manifest.ranker.is_some() { "yes" } else { "no" };
+                let ndcg = manifest.metrics.get("ndcg_at_10").map_or_else(|| "-".to_owned(), |ndcg| format!("{ndcg:.4}"));
+                let (items, users) = (manifest.counts.items, manifest.counts.users);
+                writeln!(text, "{mark} {version:width$}  {items:>9}  {users:>9}  {ranker:>6}  {ndcg:>8}")?;
+            }
+            Err(problem) => writeln!(text, "{mark} {version:width$}  cannot serve: {problem}")?,
+        }
+    }
+    writeln!(text, "* serves")?;
+    Ok(text)
+}

@@ -1,0 +1,129 @@
+//! Answers onto the wire.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use marquee_engine::types::{Degradation, Explanation, Missing, SlateItem};
+use marquee_proto::v1;
+use prost::Message;
+
+use crate::answer::{Answer, CacheStatus, Reply};
+
+/// The encoded answer of a fresh ranking.
+pub(in crate::rpc) fn recommend_response(answer: &Answer) -> Bytes {
+    let slate = &answer.slate;
+    let response = v1::RecommendResponse {
+        slate_id: answer.slate_id.clone(),
+        results: results(&slate.items),
+        next_page_token: answer.next_page_token.clone(),
+        bundle_version: answer.bundle_version.clone(),
+        variant: answer.variant.clone(),
+        experiment_arms: Vec::new(),
+        cache_status: status(answer.cache).into(),
+        degraded: degraded(&slate.degraded),
+        ranked_id: answer.slate_id.clone(),
+        missing: missing(&slate.missing),
+        short_reason: slate.short_reason.clone().unwrap_or_default(),
+    };
+    response.encode_to_vec().into()
+}
+
+/// The bytes to send: of a repeated ranking with its own slate id and cache status behind the cached bytes. Of a
+/// singular field the last one counts, so that nothing is decoded.
+pub(in crate::rpc) fn append_identity(reply: &Reply) -> Bytes {
+    if reply.cache != CacheStatus::Hit {
+        return reply.body.clone();
+    }
+    let own = v1::RecommendResponse {
+        slate_id: reply.slate_id.clone(),
+        cache_status: status(CacheStatus::Hit).into(),
+        ..Default::default()
+    };
+    let mut bytes = BytesMut::with_capacity(reply.body.len() + own.encoded_len());
+    bytes.put_slice(&reply.body);
+    own.encode(&mut bytes).expect("the buffer grows");
+    bytes.freeze()
+}
+
+fn status(cache: CacheStatus) -> v1::CacheStatus {
+    match cache {
+        CacheStatus::Miss => v1::CacheStatus::Miss,
+        CacheStatus::Hit => v1::CacheStatus::Hit,
+        CacheStatus::Bypass => v1::CacheStatus::Bypass,
+    }
+}
+
+/// The items of a slate.
+pub(in crate::rpc) fn results(items: &[SlateItem]) -> Vec<v1::Result> {
+    let reason = |reason: &marquee_engine::types::Reason| v1::Reason {
+        kind: reason.kind.to_owned(),
+        item_id: reason.item.as_deref().unwrap_or_default().to_owned(),
+        source: reason.source.to_owned(),
+    };
+    let result = |item: &SlateItem| v1::Result {
+        item_id: item.id.to_string(),
+        score: item.score.into(),
+        reasons: item.reasons.iter().map(reason).collect(),
+        explanation: item.explanation.as_ref().map(explanation),
+    };
+    items.iter().map(result).collect()
+}
+
+/// What the answer had to do without; absent when nothing.
+pub(in crate::rpc) fn degraded(parts: &[Degradation]) -> Option<v1::Degraded> {
+    let part = |part: &Degradation| v1::Degradation { what: part.what.clone(), why: part.why.clone() };
+    (!parts.is_empty()).then(|| v1::Degraded { parts: parts.iter().map(part).collect() })
+}
+
+/// Why items are missing.
+pub(in crate::rpc) fn missing(missing: &[Missing]) -> Vec<v1::Missing> {
+    let one = |missing: &Missing| v1::Missing {
+        item_id: missing.id.to_string(),
+        stage: missing.stage.to_owned(),
+        detail: missing.detail.clone(),
+        explanation: missing.explanation.as_ref().map(explanation),
+    };
+    missing.iter().map(one).collect()
+}
+
+fn explanation(explanation: &Explanation) -> v1::Explanation {
+    let value = |name: &str, value: f32| v1::FeatureValue { name: name.to_owned(), value: value.into() };
+    let source = |(source, rank, score): &(&str, u32, f32)| v1::SourceEvidence {
+        source: (*source).to_owned(),
+        rank: i32::try_from(*rank).unwrap_or(i32::MAX),
+        score: (*score).into(),
+    };
+    v1::Explanation {
+        sources: explanation.sources.iter().map(source).collect(),
+        features: explanation.features.iter().map(|&(name, number)| value(name, number)).collect(),
+        blend_score: explanation.blend.into(),
+        heads: explanation.heads.iter().map(|(name, number)| value(name, *number)).collect(),
+        rules: explanation.rules.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repeated_answer_has_its_own_id_and_the_first_ranking_s() {
+        let answer = Answer {
+            slate_id: "first".to_owned(),
+            slate: Default::default(),
+            next_page_token: "next".to_owned(),
+            bundle_version: "b".to_owned(),
+            variant: "default".to_owned(),
+            cache: CacheStatus::Miss,
+        };
+        let reply = Reply {
+            body: recommend_response(&answer),
+            slate_id: "second".to_owned(),
+            bundle_version: "b".to_owned(),
+            variant: "default".to_owned(),
+            cache: CacheStatus::Hit,
+        };
+        let response = v1::RecommendResponse::decode(append_identity(&reply)).unwrap();
+        assert_eq!((response.slate_id.as_str(), response.ranked_id.as_str()), ("second", "first"));
+        assert_eq!(response.cache_status(), v1::CacheStatus::Hit);
+        assert_eq!(response.next_page_token, "next");
+    }
+}
