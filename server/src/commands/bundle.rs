@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
-use marquee_engine::bundle::{Bundle, Manifest, OpenOptions};
+use marquee_engine::bundle::{Bundle, Manifest};
 
 use crate::bundles::{Listed, Registry};
 use crate::clock::Clock;
@@ -31,6 +31,8 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Makes a bundle from an export and trained arrays; prints its version.
+    Build(super::bundle_build::Args),
     /// Opens a bundle with every check there is; changes nothing.
     Verify {
         /// A version in the artifacts' folder, or the path of a bundle's folder.
@@ -55,6 +57,9 @@ pub async fn run(config: &Config, args: Args) -> anyhow::Result<()> {
     {
         return print(&verify_folder(bundle, config)?);
     }
+    if let Command::Build(args) = args.command {
+        return super::bundle_build::run(config, args).await;
+    }
     let store = open_store(config).await?;
     let registry = Registry::new(config, store.clone(), Clock::system())?;
     let done = with_registry(args.command, &registry).await;
@@ -69,6 +74,7 @@ async fn with_registry(command: Command, registry: &Registry) -> anyhow::Result<
             let listed = registry.list();
             if as_json { json(&listed, serving.as_deref()) } else { table(&listed, serving.as_deref()) }
         }
+        Command::Build(_) => unreachable!("it needs no registry and returned above"),
         Command::Verify { bundle } => {
             let opened = registry.open(&bundle.to_string_lossy()).await.map_err(told)?;
             Ok(verified(opened.manifest()))
@@ -82,8 +88,7 @@ async fn with_registry(command: Command, registry: &Registry) -> anyhow::Result<
 }
 
 fn verify_folder(folder: &Path, config: &Config) -> anyhow::Result<String> {
-    let options = OpenOptions { exact_below_items: config.ranking.exact_below_items, ef_search: config.ranking.ef_search };
-    Ok(verified(Bundle::open(folder, &options)?.manifest()))
+    Ok(verified(Bundle::open(folder, &super::open_options(config))?.manifest()))
 }
 
 fn verified(manifest: &Manifest) -> String {

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
-use clap::Args;
 use marquee_engine::bundle::{self, ArrayFiles, Parts};
 use marquee_engine::index::BuildParams;
 use marquee_engine::types::{Seq, TimeMs};
@@ -19,8 +18,8 @@ use crate::config::Config;
 use crate::timeline::Timeline;
 
 /// Arguments of `marquee bundle build`.
-#[derive(Debug, Args)]
-pub struct Build {
+#[derive(Debug, clap::Args)]
+pub struct Args {
     /// The export folder that the models were fitted on.
     #[arg(long)]
     data: PathBuf,
@@ -60,10 +59,8 @@ struct UserLine {
 ///
 /// # Errors
 /// Something is missing or does not fit; no bundle is left behind then.
-pub async fn run(config: &Config, args: Build) -> Result<()> {
-    let store = super::open_store(config).await?;
-    let timeline = Timeline::load(&*store, &super::event_policy(config)).await?;
-    store.close().await;
+pub(super) async fn run(config: &Config, args: Args) -> Result<()> {
+    let timeline = super::load_timeline(config).await?;
     let export: Export = read_json(&args.data.join("export.json"))?;
     ensure!(export.watermark <= timeline.watermark, "the export is of a longer log than this store holds");
     let items = super::evaluate::read_items(&args.data)?;
@@ -88,9 +85,8 @@ pub async fn run(config: &Config, args: Build) -> Result<()> {
         graph: BuildParams { threads: args.threads, ..BuildParams::default() },
     };
     std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
-    let manifest = bundle::write(&args.out, &parts, |doing| super::print_progress(doing))?;
-    super::print(&format!("{}\n", manifest.version));
-    Ok(())
+    let manifest = bundle::write(&args.out, &parts, |doing| tracing::info!("{doing}"))?;
+    super::print(&manifest.version)
 }
 
 /// Statistics by row, and the surfaces by number.

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::Args;
 use marquee_engine::bundle::arrays::{Arrays, ArraysWriter};
 use marquee_engine::bundle::Bundle;
 use marquee_engine::profile::ProfileLimits;
@@ -20,8 +19,8 @@ use crate::evaluation::{ListReport, NDCG_DEPTH, Popularity, RECALL_DEPTH, RELEVA
 use crate::timeline::{Moment, Timeline, Walker};
 
 /// Arguments of `marquee evaluate`.
-#[derive(Debug, Args)]
-pub struct Evaluate {
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
     /// The bundle's folder; without it only the lists of `--lists` are measured.
     #[arg(long)]
     bundle: Option<PathBuf>,
@@ -76,11 +75,8 @@ struct Question {
 ///
 /// # Errors
 /// The log, the bundle or a list cannot be read.
-pub async fn run(config: &Config, args: Evaluate) -> Result<()> {
-    let store = super::open_store(config).await?;
-    let policy = super::event_policy(config);
-    let timeline = Timeline::load(&*store, &policy).await?;
-    store.close().await;
+pub(super) async fn run(config: &Config, args: Args) -> Result<()> {
+    let timeline = super::load_timeline(config).await?;
     let until = args.until.unwrap_or(TimeMs::MAX);
     let catalogue = read_items(&args.data)?;
     let moments = timeline.moments(args.from, until, args.moments_max);
@@ -120,7 +116,7 @@ pub async fn run(config: &Config, args: Evaluate) -> Result<()> {
         let job = Job { timeline: &timeline, limits: super::profile_limits(config), popularity: &popularity, variants };
         job.run(&bundle, &questions, catalogue.len(), &mut report);
     }
-    super::print(&table(&report));
+    super::print(&table(&report))?;
     if let Some(path) = &args.out {
         let text = serde_json::to_string_pretty(&report)?;
         std::fs::write(path, text).with_context(|| path.display().to_string())?;
@@ -163,7 +159,7 @@ struct Counted {
 impl Job<'_> {
     fn run(&self, bundle: &Arc<Bundle>, questions: &[Question], catalogue: usize, report: &mut Report) {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let bar = super::progress_bar(questions.len() as u64, "moments");
+        let bar = super::progress(questions.len() as u64, "moments");
         // Each thread walks its own stretch of time.
         let counted: Vec<Counted> = std::thread::scope(|scope| {
             let stretch = questions.len().div_ceil(threads).max(1);

@@ -1,9 +1,12 @@
 //! The command line: one file a command. `anyhow` is for here and nowhere deeper.
 
 pub mod bundle;
+mod bundle_build;
 mod config;
+mod evaluate;
 mod export;
 mod import;
+mod replay;
 mod serve;
 mod status;
 
@@ -14,10 +17,13 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use marquee_engine::bundle::OpenOptions;
+use marquee_engine::profile::ProfileLimits;
 
-use crate::config::{Config, EXIT_BAD_CONFIG};
+use crate::config::{Config, EXIT_BAD_CONFIG, Limits};
 use crate::store::{self, Store};
 use crate::telemetry::{self, Metrics};
+use crate::timeline::Timeline;
 
 /// A two-stage recommendation service: candidates from several sources, a learned ranker, fresh on every request.
 #[derive(Debug, Parser)]
@@ -41,6 +47,10 @@ enum Command {
     Import(import::Args),
     /// Writes the arrays that training reads.
     Export(export::Args),
+    /// Walks a period of the log through the engine and writes training rows.
+    Replay(replay::Args),
+    /// Measures the slates of a bundle on a later period, beside baselines.
+    Evaluate(evaluate::Args),
     /// Says what the store holds and which bundle serves.
     Status(status::Args),
     /// Checks or shows the configuration.
@@ -76,6 +86,8 @@ fn execute(command: Command, config: Config) -> anyhow::Result<()> {
             Command::Bundle(args) => bundle::run(&config, args).await,
             Command::Import(args) => import::run(&config, args).await,
             Command::Export(args) => export::run(&config, &args).await,
+            Command::Replay(args) => replay::run(&config, args).await,
+            Command::Evaluate(args) => evaluate::run(&config, args).await,
             Command::Status(args) => status::run(&config, &args).await,
             Command::Config(args) => config::run(&config, &args),
         }
@@ -88,6 +100,25 @@ async fn open_store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
         .await
         .map_err(|error| anyhow::anyhow!(error.detail()))
         .with_context(|| format!("opening the store {}", config.store.url))
+}
+
+/// The whole log in order, for commands that walk the past.
+async fn load_timeline(config: &Config) -> anyhow::Result<Timeline> {
+    let store = open_store(config).await?;
+    let timeline = Timeline::load(&*store, &config.events.policy).await;
+    store.close().await;
+    timeline.map_err(told).context("reading the log")
+}
+
+/// How bundles are opened.
+fn open_options(config: &Config) -> OpenOptions {
+    OpenOptions { exact_below_items: config.ranking.exact_below_items, ef_search: config.ranking.ef_search }
+}
+
+/// Bounds of profiles.
+fn profile_limits(config: &Config) -> ProfileLimits {
+    let Limits { profile_events_max, profile_seen_max, .. } = config.limits;
+    ProfileLimits { profile_events_max, profile_seen_max }
 }
 
 /// What a command has to say goes to standard output; logs go to standard error.

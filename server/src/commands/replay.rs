@@ -8,7 +8,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
-use clap::Args;
 use marquee_engine::bundle::Bundle;
 use marquee_engine::bundle::arrays::ArraysWriter;
 use marquee_engine::profile::ProfileLimits;
@@ -20,8 +19,8 @@ use crate::evaluation::RELEVANT_MAX_ITEMS;
 use crate::timeline::{Moment, Timeline, Walker};
 
 /// Arguments of `marquee replay`.
-#[derive(Debug, Args)]
-pub struct Replay {
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
     /// The bundle's folder; its data must end where the period begins.
     #[arg(long)]
     bundle: PathBuf,
@@ -63,10 +62,8 @@ struct Written {
 ///
 /// # Errors
 /// The log or the bundle cannot be read, or there is nothing to learn from.
-pub async fn run(config: &Config, args: Replay) -> Result<()> {
-    let store = super::open_store(config).await?;
-    let timeline = Timeline::load(&*store, &super::event_policy(config)).await?;
-    store.close().await;
+pub(super) async fn run(config: &Config, args: Args) -> Result<()> {
+    let timeline = super::load_timeline(config).await?;
     let bundle = Arc::new(Bundle::open(&args.bundle, &super::open_options(config))?);
     let until = args.until.unwrap_or(TimeMs::MAX);
     let variant = config.variants.get(&args.variant).cloned();
@@ -80,7 +77,7 @@ pub async fn run(config: &Config, args: Replay) -> Result<()> {
         written.labels.len(),
         written.groups.len(),
         written.without_positive
-    ));
+    ))?;
     write(&args.out, &written)
 }
 
@@ -96,7 +93,7 @@ struct Job<'a> {
 impl Job<'_> {
     fn run(&self, moments: &[Moment]) -> Written {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let bar = super::progress_bar(moments.len() as u64, "moments");
+        let bar = super::progress(moments.len() as u64, "moments");
         let parts: Vec<Written> = std::thread::scope(|scope| {
             let stretch = moments.len().div_ceil(threads).max(1);
             let start = |moments| {

@@ -11,13 +11,18 @@ pub const BUILT_IN: [&str; 3] = ["default", "popular", "blend"];
 /// The built-in recipes. The one place that holds default source weights and budgets.
 pub fn default_variants() -> BTreeMap<String, Arc<Variant>> {
     let all = [
-        ("embedding", 1.0, 200),
-        ("user_neighbours", 0.5, 100),
-        ("cooccurrence", 1.0, 200),
-        ("transitions", 1.0, 200),
-        ("content", 0.3, 100),
-        ("popular", 0.3, 100),
-        ("fresh", 0.1, 20),
+        ("cooccurrence", 1.0, 60),
+        ("cooccurrence_short", 1.0, 60),
+        ("cooccurrence_whole", 0.5, 80),
+        ("liked_whole", 1.0, 80),
+        ("transitions", 0.7, 60),
+        ("transitions_liked", 0.7, 60),
+        ("embedding_recent", 0.5, 60),
+        ("user_neighbours", 0.7, 40),
+        ("content", 0.2, 40),
+        ("popular", 0.5, 60),
+        ("popular_day", 0.2, 20),
+        ("fresh", 0.05, 10),
     ];
     let baseline = [("popular", 1.0, 500)];
     [
