@@ -65,9 +65,9 @@ impl Files {
             }
             Files::Wheel(zip) => {
                 let inside = format!("/{NAME}/{name}");
-                let Some(entry) = zip.file_names().find(|entry| entry.ends_with(&inside)).map(str::to_owned) else {
-                    return Ok(None);
-                };
+                // Names that are not UTF-8 are not ours.
+                let named = zip.file_names().filter_map(Result::ok).find(|entry| entry.ends_with(&inside));
+                let Some(entry) = named.map(std::borrow::Cow::into_owned) else { return Ok(None) };
                 let file = zip.by_name(&entry).with_context(|| format!("reading {entry} in the wheel"))?;
                 bounded(file, &entry).map(Some)
             }
