@@ -67,7 +67,9 @@ impl Pool {
             let mut state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
             if state.jobs.len() >= self.shared.queue_max_requests {
                 let most = self.shared.queue_max_requests;
-                return Err(Error::ResourceExhausted(format!("server.queue_max_requests ({most}) requests are waiting")));
+                return Err(Error::ResourceExhausted(format!(
+                    "server.queue_max_requests ({most}) requests are waiting"
+                )));
             }
             state.jobs.push_back(Box::new(move || {
                 if reply.is_closed() {

@@ -84,7 +84,9 @@ impl Error {
     #[must_use]
     pub fn within(self, prefix: &str) -> Error {
         match self {
-            Error::InvalidArgument { field, rule } => Error::InvalidArgument { field: format!("{prefix}{field}"), rule },
+            Error::InvalidArgument { field, rule } => {
+                Error::InvalidArgument { field: format!("{prefix}{field}"), rule }
+            }
             other => other,
         }
     }
@@ -103,6 +105,9 @@ mod tests {
 
     #[test]
     fn a_field_gets_its_path() {
-        assert_eq!(Error::invalid("time", "must not lie in the future").within("events[2].").to_string(), "events[2].time: must not lie in the future");
+        assert_eq!(
+            Error::invalid("time", "must not lie in the future").within("events[2].").to_string(),
+            "events[2].time: must not lie in the future"
+        );
     }
 }

@@ -87,7 +87,8 @@ impl Tally {
 
     /// The report; `catalogue` is the number of items.
     pub fn report(&self, catalogue: usize) -> ListReport {
-        let means = |sums: &BTreeMap<u32, (f64, f64)>| sums.values().map(|(sum, count)| sum / count).collect::<Vec<_>>();
+        let means =
+            |sums: &BTreeMap<u32, (f64, f64)>| sums.values().map(|(sum, count)| sum / count).collect::<Vec<_>>();
         let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
         let (ndcg, recall) = (means(&self.ndcg), means(&self.recall));
         ListReport {

@@ -51,7 +51,8 @@ impl Profiles {
             profile_events_max: config.limits.profile_events_max,
             profile_seen_max: config.limits.profile_seen_max,
         };
-        let each = NonZeroUsize::new(config.limits.profile_cache_max_users.div_ceil(SHARDS)).unwrap_or(NonZeroUsize::MIN);
+        let each =
+            NonZeroUsize::new(config.limits.profile_cache_max_users.div_ceil(SHARDS)).unwrap_or(NonZeroUsize::MIN);
         let shard = || Mutex::new(Shard { kept: LruCache::new(each), generation: 0 });
         Profiles {
             store,

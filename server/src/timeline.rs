@@ -86,7 +86,10 @@ impl Timeline {
                 let touch = policy.touch(&event.kind, event.value);
                 let (item, surface) = (intern(item), intern(event.surface));
                 let (time_ms, watched_seconds) = (event.time_ms, event.watched_seconds);
-                read.push((event.id, TimelineEvent { seq: row.seq, user, item, touch, time_ms, surface, watched_seconds }));
+                read.push((
+                    event.id,
+                    TimelineEvent { seq: row.seq, user, item, touch, time_ms, surface, watched_seconds },
+                ));
             }
         }
         read.sort_by(|(id_a, a), (id_b, b)| a.time_ms.cmp(&b.time_ms).then_with(|| id_a.cmp(id_b)));
@@ -133,11 +136,8 @@ impl Timeline {
         let before = || events.iter().map(event).take_while(|event| event.time_ms < moment.time_ms);
         let version = before().map(|event| event.seq).max().unwrap_or(0);
         let key = self.users[moment.user as usize].as_arc();
-        let events = before().map(|event| ProfileEvent {
-            item: event.item.clone(),
-            time_ms: event.time_ms,
-            touch: event.touch,
-        });
+        let events =
+            before().map(|event| ProfileEvent { item: event.item.clone(), time_ms: event.time_ms, touch: event.touch });
         profile::build(Some(key), version, events, limits)
     }
 

@@ -7,15 +7,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
-use marquee_engine::bundle::arrays::{Arrays, ArraysWriter};
 use marquee_engine::bundle::Bundle;
+use marquee_engine::bundle::arrays::{Arrays, ArraysWriter};
 use marquee_engine::profile::ProfileLimits;
 use marquee_engine::types::{Item, Query, Record, SourcePlan, TimeMs, Variant};
 use marquee_engine::{Engine, source_names};
 use serde::Serialize;
 
 use crate::config::Config;
-use crate::evaluation::{ListReport, NDCG_DEPTH, Popularity, RECALL_DEPTH, RELEVANT_MAX_ITEMS, SOURCE_DEPTH, Tally, recall};
+use crate::evaluation::{
+    ListReport, NDCG_DEPTH, Popularity, RECALL_DEPTH, RELEVANT_MAX_ITEMS, SOURCE_DEPTH, Tally, recall,
+};
 use crate::timeline::{Moment, Timeline, Walker};
 
 /// Arguments of `marquee evaluate`.
@@ -128,7 +130,9 @@ pub(super) fn read_items(export: &Path) -> Result<Vec<Arc<Item>>> {
     let path = export.join("items.jsonl");
     let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let parse = |(line, text): (usize, &str)| {
-        serde_json::from_str::<Item>(text).map(Arc::new).with_context(|| format!("{}: line {}", path.display(), line + 1))
+        serde_json::from_str::<Item>(text)
+            .map(Arc::new)
+            .with_context(|| format!("{}: line {}", path.display(), line + 1))
     };
     text.lines().enumerate().map(parse).collect()
 }
@@ -279,7 +283,14 @@ fn write_moments(path: &Path, timeline: &Timeline, questions: &[Question], catal
 /// The report as people read it, best NDCG first.
 fn table(report: &Report) -> String {
     let mut text = format!("{} moments of {} users\n\n", report.moments, report.users);
-    text += &format!("{:<24} {:>8} {:>9} {:>9} {:>8}\n", "", format!("NDCG@{NDCG_DEPTH}"), "recall@20", "coverage", "novelty");
+    text += &format!(
+        "{:<24} {:>8} {:>9} {:>9} {:>8}\n",
+        "",
+        format!("NDCG@{NDCG_DEPTH}"),
+        "recall@20",
+        "coverage",
+        "novelty"
+    );
     let mut lists: Vec<_> = report.lists.iter().collect();
     lists.sort_by(|a, b| b.1.ndcg_at_10.total_cmp(&a.1.ndcg_at_10));
     for (name, list) in lists {

@@ -80,7 +80,9 @@ async fn read(store: &dyn Store, args: &Args) -> Result<(Vec<Item>, Vec<Event>, 
         items.extend(page);
     }
     let end = store.log_end().await.map_err(told)?;
-    let wanted = |time_ms: TimeMs| args.from.is_none_or(|from| from <= time_ms) && args.until.is_none_or(|until| time_ms < until);
+    let wanted = |time_ms: TimeMs| {
+        args.from.is_none_or(|from| from <= time_ms) && args.until.is_none_or(|until| time_ms < until)
+    };
     let bar = progress(end, "reading the log");
     let (mut events, mut seq): (Vec<Event>, Seq) = (Vec::new(), 0);
     while seq < end {

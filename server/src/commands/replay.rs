@@ -8,11 +8,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
+use marquee_engine::Engine;
 use marquee_engine::bundle::Bundle;
 use marquee_engine::bundle::arrays::ArraysWriter;
 use marquee_engine::profile::ProfileLimits;
 use marquee_engine::types::{Query, Record, Rows, TimeMs, Variant, id_hash};
-use marquee_engine::Engine;
 
 use crate::config::Config;
 use crate::evaluation::RELEVANT_MAX_ITEMS;
@@ -69,7 +69,14 @@ pub(super) async fn run(config: &Config, args: Args) -> Result<()> {
     let variant = config.variants.get(&args.variant).cloned();
     let variant = variant.ok_or_else(|| anyhow::anyhow!("--variant: the config has no variant {:?}", args.variant))?;
     let moments = timeline.moments(args.from, until, args.moments_max);
-    let job = Job { timeline: &timeline, bundle, variant, until, negatives_max: args.negatives_max, limits: super::profile_limits(config) };
+    let job = Job {
+        timeline: &timeline,
+        bundle,
+        variant,
+        until,
+        negatives_max: args.negatives_max,
+        limits: super::profile_limits(config),
+    };
     let written = job.run(&moments);
     ensure!(!written.groups.is_empty(), "0 positive events in the training window: nothing to learn from");
     super::print(&format!(

@@ -199,6 +199,5 @@ fn put(tree: &mut Table, path: &[String], value: Value) -> Result<(), String> {
     }
 }
 
-
 #[cfg(test)]
 mod tests;

@@ -25,14 +25,10 @@ pub fn default_variants() -> BTreeMap<String, Arc<Variant>> {
         ("fresh", 0.05, 10),
     ];
     let baseline = [("popular", 1.0, 500)];
-    [
-        variant("default", &all, true),
-        variant("popular", &baseline, false),
-        variant("blend", &all, false),
-    ]
-    .into_iter()
-    .map(|variant| (variant.name.clone(), Arc::new(variant)))
-    .collect()
+    [variant("default", &all, true), variant("popular", &baseline, false), variant("blend", &all, false)]
+        .into_iter()
+        .map(|variant| (variant.name.clone(), Arc::new(variant)))
+        .collect()
 }
 
 fn variant(name: &str, sources: &[(&str, f32, usize)], ranker: bool) -> Variant {

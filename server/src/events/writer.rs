@@ -149,13 +149,18 @@ mod tests {
     #[tokio::test]
     async fn good_events_are_written_beside_bad_ones() {
         let Ground { writer, .. } = &ground().await;
-        let written = writer.write(vec![like("a", "ann", "i"), like("b", "ann", ""), like("a", "bob", "j")]).await.unwrap();
+        let written =
+            writer.write(vec![like("a", "ann", "i"), like("b", "ann", ""), like("a", "bob", "j")]).await.unwrap();
         assert_eq!(written.results[0], EventResult::Accepted);
         assert!(matches!(&written.results[1], EventResult::Rejected { field, .. } if field == "item_id"));
         assert_eq!(written.results[2], EventResult::Duplicate);
         assert_eq!(token::decode(&written.write_token()).unwrap(), 1);
         let again = writer.write(vec![like("a", "ann", "i")]).await.unwrap();
-        assert_eq!((again.results[0].clone(), again.seq), (EventResult::Duplicate, 1), "the token holds the first write");
+        assert_eq!(
+            (again.results[0].clone(), again.seq),
+            (EventResult::Duplicate, 1),
+            "the token holds the first write"
+        );
         let nothing = writer.write(vec![like("", "ann", "i")]).await.unwrap();
         assert_eq!(nothing.seq, 1);
     }

@@ -245,7 +245,9 @@ pub(crate) async fn forgetting_leaves_nothing_but_hashes(store: &dyn Store) {
     let left = store.log_after(0, 100).await.unwrap();
     assert_eq!(left.len(), 2, "bob's event and the erasure");
     let hashes: HashSet<KeyHash> = [ann.hash(), visitor.hash()].into();
-    assert!(matches!(&left[1].entry, StoredEntry::Erasure(keys) if keys.iter().copied().collect::<HashSet<_>>() == hashes));
+    assert!(
+        matches!(&left[1].entry, StoredEntry::Erasure(keys) if keys.iter().copied().collect::<HashSet<_>>() == hashes)
+    );
     let tombstones = store.tombstones().await.unwrap();
     assert_eq!(tombstones.iter().map(|tombstone| tombstone.key).collect::<HashSet<_>>(), hashes);
 
@@ -363,7 +365,10 @@ pub(crate) async fn slates_read_back_bit_for_bit(store: &dyn Store) {
     assert_eq!(store.get_slate("a").await.unwrap(), Some(slate("a", 10)), "the first stays");
     let read = store.get_slate("b").await.unwrap().unwrap().rows.unwrap();
     assert_eq!(read.columns_hash, u64::MAX);
-    assert_eq!(read.features.iter().map(|x| x.to_bits()).collect::<Vec<_>>(), features.iter().map(|x| x.to_bits()).collect::<Vec<_>>());
+    assert_eq!(
+        read.features.iter().map(|x| x.to_bits()).collect::<Vec<_>>(),
+        features.iter().map(|x| x.to_bits()).collect::<Vec<_>>()
+    );
     let page = store.slates_between(0, 20, Some((10, "a".to_owned())), 10).await.unwrap();
     assert_eq!(page.iter().map(|slate| slate.slate_id.as_str()).collect::<Vec<_>>(), ["b"]);
 }

@@ -65,11 +65,9 @@ fn answer(request: &Request<Incoming>, metrics: &Metrics) -> Response<Full<Bytes
         response
     };
     match (request.method(), request.uri().path()) {
-        (&Method::GET, "/metrics") => respond(
-            StatusCode::OK,
-            "application/openmetrics-text; version=1.0.0; charset=utf-8",
-            metrics.render(),
-        ),
+        (&Method::GET, "/metrics") => {
+            respond(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", metrics.render())
+        }
         (&Method::GET, "/healthz") => respond(StatusCode::OK, "text/plain", "ok\n".to_owned()),
         _ => respond(StatusCode::NOT_FOUND, "text/plain", "only /metrics and /healthz are here\n".to_owned()),
     }

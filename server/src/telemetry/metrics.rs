@@ -226,6 +226,6 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }
-        assert!(!text.contains("duplicate"));
+        assert!(!text.contains("name=\"duplicate\""), "what never happened has no line");
     }
 }

@@ -24,6 +24,8 @@ pub(super) struct Events {
     rating: Vec<f32>,
     seen: Vec<u8>,
     interaction: Vec<u8>,
+    /// NaN when not said; training drops impossible ones.
+    watched_seconds: Vec<f32>,
     time_ms: Vec<TimeMs>,
 }
 
@@ -50,6 +52,7 @@ impl Events {
             all.rating.push(touch.rating);
             all.seen.push(touch.seen.into());
             all.interaction.push(touch.interaction.into());
+            all.watched_seconds.push(event.watched_seconds.map_or(f32::NAN, |seconds| seconds as f32));
             all.time_ms.push(event.time_ms);
         }
         all
@@ -67,6 +70,7 @@ impl Events {
             ("rating", Dtype::F32, bytes(&self.rating, |x| x.to_le_bytes())),
             ("seen", Dtype::U8, self.seen.clone()),
             ("interaction", Dtype::U8, self.interaction.clone()),
+            ("watched_seconds", Dtype::F32, bytes(&self.watched_seconds, |x| x.to_le_bytes())),
             ("time_ms", Dtype::I64, bytes(&self.time_ms, |x| x.to_le_bytes())),
         ];
         save(path, &columns)

@@ -39,8 +39,10 @@ async fn events_come_in_order_of_time_with_their_weights() {
     let folder = exported(None, None).await;
     let file = |name: &str| std::fs::read(folder.path().join("export").join(name)).unwrap();
     let events = file("events.safetensors");
-    let u32s = |name| column(&events, name).as_chunks::<4>().0.iter().map(|x| u32::from_le_bytes(*x)).collect::<Vec<_>>();
-    let f32s = |name| column(&events, name).as_chunks::<4>().0.iter().map(|x| f32::from_le_bytes(*x)).collect::<Vec<_>>();
+    let u32s =
+        |name| column(&events, name).as_chunks::<4>().0.iter().map(|x| u32::from_le_bytes(*x)).collect::<Vec<_>>();
+    let f32s =
+        |name| column(&events, name).as_chunks::<4>().0.iter().map(|x| f32::from_le_bytes(*x)).collect::<Vec<_>>();
     assert_eq!((u32s("user"), u32s("item")), (vec![0, 1, 1], vec![0, 1, 0]));
     assert_eq!(f32s("weight"), [-0.5, 1.0, 0.0]);
     assert!(f32s("rating")[2].is_nan());

@@ -24,7 +24,8 @@ pub(super) fn read(paths: &[PathBuf], sink: &mut Sink) -> Result<()> {
             read_file(path, sink)?;
             continue;
         }
-        let names = ["items", "users", "events"].into_iter().flat_map(|stem| [format!("{stem}.jsonl"), format!("{stem}.csv")]);
+        let names =
+            ["items", "users", "events"].into_iter().flat_map(|stem| [format!("{stem}.jsonl"), format!("{stem}.csv")]);
         let files: Vec<PathBuf> = names.map(|name| path.join(name)).filter(|file| file.exists()).collect();
         if files.is_empty() {
             bail!("{} holds none of items, users and events as .jsonl or .csv", path.display());
@@ -90,7 +91,10 @@ fn take_json(text: &str, what: What, place: Place<'_>, sink: &mut Sink) -> Resul
             Ok(user) => sink.user(place, user, row).map(Ok),
             Err(error) => Ok(Err(json_reason(&error))),
         },
-        What::Event => match serde_json::from_str::<EventLine>(text).map_err(|error| json_reason(&error)).and_then(EventLine::draft) {
+        What::Event => match serde_json::from_str::<EventLine>(text)
+            .map_err(|error| json_reason(&error))
+            .and_then(EventLine::draft)
+        {
             Ok(draft) => sink.event(place, draft, row).map(Ok),
             Err(reason) => Ok(Err(reason)),
         },
@@ -127,7 +131,9 @@ struct EventLine {
 impl EventLine {
     fn draft(self) -> Result<EventDraft, String> {
         let time_ms = match (self.time_ms, self.time.as_str()) {
-            (Some(_), time) if !time.is_empty() => return Err("time: only one of time and time_ms may be given".to_owned()),
+            (Some(_), time) if !time.is_empty() => {
+                return Err("time: only one of time and time_ms may be given".to_owned());
+            }
             (Some(time_ms), _) => i128::from(time_ms),
             (None, "") => return Err("time_ms: one of time and time_ms is needed".to_owned()),
             (None, time) => rfc3339_ms(time).ok_or("time: must be like 2024-05-01T18:30:00Z")?.into(),
@@ -163,7 +169,15 @@ impl EventLine {
 fn derived_id(draft: &EventDraft) -> String {
     let EventDraft { user_id, anonymous_id, item_id, kind, custom_type, time_ms, value, query, session_id, .. } = draft;
     let content = serde_json::json!([
-        user_id, anonymous_id, item_id, kind, custom_type, time_ms.map(|time| time.to_string()), value, query, session_id
+        user_id,
+        anonymous_id,
+        item_id,
+        kind,
+        custom_type,
+        time_ms.map(|time| time.to_string()),
+        value,
+        query,
+        session_id
     ]);
     format!("row:{:?}", KeyHash::of(&content.to_string()))
 }
@@ -204,12 +218,34 @@ fn rows(source: impl BufRead, what: What, file: &str, sink: &mut Sink) -> Result
 }
 
 const ITEM_COLUMNS: [&str; 12] = [
-    "id", "title", "year", "genres", "cast", "directors", "tags", "text", "available_from_ms", "available_until_ms",
-    "hidden", "created_ms",
+    "id",
+    "title",
+    "year",
+    "genres",
+    "cast",
+    "directors",
+    "tags",
+    "text",
+    "available_from_ms",
+    "available_until_ms",
+    "hidden",
+    "created_ms",
 ];
 const EVENT_COLUMNS: [&str; 14] = [
-    "id", "user_id", "anonymous_id", "session_id", "item_id", "type", "value", "watched_seconds", "time_ms", "time",
-    "surface", "slate_id", "position", "query",
+    "id",
+    "user_id",
+    "anonymous_id",
+    "session_id",
+    "item_id",
+    "type",
+    "value",
+    "watched_seconds",
+    "time_ms",
+    "time",
+    "surface",
+    "slate_id",
+    "position",
+    "query",
 ];
 
 /// A misspelt column would be lost silently.
@@ -305,12 +341,14 @@ fn rfc3339_ms(text: &str) -> Option<TimeMs> {
         4 | 6 | 9 | 11 => 30,
         _ => 31,
     };
-    let right = (1..=12).contains(&month) && (1..=days_in_month).contains(&day) && hour < 24 && minute < 60 && second < 61;
+    let right =
+        (1..=12).contains(&month) && (1..=days_in_month).contains(&day) && hour < 24 && minute < 60 && second < 61;
     let (millis, rest) = fraction(text.get(19..)?)?;
     let offset_minutes = offset(rest)?;
     // Days since 1970 of the proleptic Gregorian calendar, years beginning in March.
     let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let days = 365 * y + y.div_euclid(4) - y.div_euclid(100) + y.div_euclid(400) + (153 * m + 2) / 5 + day - 1 - 719_468;
+    let days =
+        365 * y + y.div_euclid(4) - y.div_euclid(100) + y.div_euclid(400) + (153 * m + 2) / 5 + day - 1 - 719_468;
     right.then_some((((days * 24 + hour) * 60 + minute - offset_minutes) * 60 + second) * 1_000 + millis)
 }
 

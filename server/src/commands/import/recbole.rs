@@ -66,7 +66,9 @@ impl Files {
             }
             Files::Wheel(zip) => {
                 let inside = format!("/{NAME}/{name}");
-                let Some(entry) = zip.file_names().flatten().find(|entry| entry.ends_with(&inside)).map(Cow::into_owned) else {
+                let Some(entry) =
+                    zip.file_names().flatten().find(|entry| entry.ends_with(&inside)).map(Cow::into_owned)
+                else {
                     return Ok(None);
                 };
                 let file = zip.by_name(&entry).with_context(|| format!("reading {entry} in the wheel"))?;
@@ -187,7 +189,8 @@ fn users(files: &mut Files, sink: &mut Sink) -> Result<()> {
             let value = row.get(name);
             (!value.is_empty()).then(|| (name.clone(), value.into()))
         };
-        let user = User { id: row.get("user_id").to_owned(), attributes: columns.iter().filter_map(attribute).collect() };
+        let user =
+            User { id: row.get("user_id").to_owned(), attributes: columns.iter().filter_map(attribute).collect() };
         sink.user(place, user, || row.text())?;
     }
     Ok(())

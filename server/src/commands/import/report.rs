@@ -50,7 +50,11 @@ impl fmt::Display for Report {
             writeln!(f, "{name:<8}{read:>12}{new:>12}{known:>16}{refused:>12}")?;
         }
         if self.events_of_unknown_items > 0 {
-            writeln!(f, "{} of the events are of items that the catalogue does not know (kept)", self.events_of_unknown_items)?;
+            writeln!(
+                f,
+                "{} of the events are of items that the catalogue does not know (kept)",
+                self.events_of_unknown_items
+            )?;
         }
         for note in &self.notes {
             writeln!(f, "{note}")?;

@@ -55,12 +55,13 @@ async fn json_lines_are_imported_and_bad_ones_kept_apart() {
         "items.jsonl",
         "{\"id\":\"1\",\"title\":\"Heat\",\"year\":1995,\"genres\":[\"Crime\"],\"attributes\":{\"mpaa\":\"R\"}}\n\n{\"id\":\"\"}\n{\"id\":\"2\",\"titel\":\"x\"}\n",
     );
-    let mut events = br#"{"id":"e1","user_id":"ann","item_id":"1","type":"rating","value":5,"time":"1997-01-01T00:00:00Z"}
+    let mut events =
+        br#"{"id":"e1","user_id":"ann","item_id":"1","type":"rating","value":5,"time":"1997-01-01T00:00:00Z"}
 {"anonymous_id":"v","item_id":"9","type":"stare","time_ms":5}
 {"user_id":"ann","item_id":"1","type":"watch","value":1.5,"time_ms":5}
 {"user_id":"ann","item_id":"1","type":"like","time_ms":253402300799999}
 "#
-    .to_vec();
+        .to_vec();
     events.extend(b"{\"user_id\":\"\xff\"}\n");
     let events = ground.file("events.jsonl", events);
     let users = ground.file("users.jsonl", "{\"id\":\"ann\",\"attributes\":{\"age\":24}}\n");
@@ -119,10 +120,16 @@ async fn a_misspelt_column_or_name_is_refused() {
 fn movielens(folder: &Path) {
     std::fs::create_dir_all(folder).unwrap();
     let write = |name: &str, text: &str| std::fs::write(folder.join(name), text).unwrap();
-    write("movies.csv", "movieId,title,genres\n1,Toy Story (1995),Adventure|Animation\n2,\"American President, The (1995)\",(no genres listed)\n3,Death Note (2006–2007),Drama\n4,(500) Days,Drama\n");
+    write(
+        "movies.csv",
+        "movieId,title,genres\n1,Toy Story (1995),Adventure|Animation\n2,\"American President, The (1995)\",(no genres listed)\n3,Death Note (2006–2007),Drama\n4,(500) Days,Drama\n",
+    );
     write("links.csv", "movieId,imdbId,tmdbId\n1,0114709,862\n");
     write("tags.csv", "userId,movieId,tag,timestamp\n2,1,Pixar,1445714994\n");
-    write("ratings.csv", "userId,movieId,rating,timestamp\n1,1,4.0,964982703\n1,3,4.0,964981247\n1,1,nan,964982704\n1,1,4.0,never\n");
+    write(
+        "ratings.csv",
+        "userId,movieId,rating,timestamp\n1,1,4.0,964982703\n1,3,4.0,964981247\n1,1,nan,964982704\n1,1,4.0,never\n",
+    );
 }
 
 #[tokio::test]
@@ -130,7 +137,10 @@ async fn a_movielens_folder_is_read_without_hindsight() {
     let ground = Ground::new().await;
     let folder = ground.folder.path().join("ml");
     movielens(&folder);
-    let metadata = ground.file("meta.jsonl", "{\"movieId\":1,\"title\":\"ignored\",\"cast\":[\"Tom Hanks\",\"(voices)\"],\"text\":\"toys\"}\n");
+    let metadata = ground.file(
+        "meta.jsonl",
+        "{\"movieId\":1,\"title\":\"ignored\",\"cast\":[\"Tom Hanks\",\"(voices)\"],\"text\":\"toys\"}\n",
+    );
     let options = movielens::Options { metadata: Some(&metadata), tags: false };
     let report = ground.import(|sink| movielens::read(std::slice::from_ref(&folder), &options, sink)).await;
     assert_eq!(report.items, tally(4, 4, 0, 0));
@@ -163,7 +173,10 @@ async fn the_recbole_layout_is_read_with_its_graph_but_without_awards() {
     let folder = ground.folder.path().join("r");
     std::fs::create_dir_all(&folder).unwrap();
     let write = |suffix: &str, text: &str| std::fs::write(folder.join(format!("ml-100k.{suffix}")), text).unwrap();
-    write("item", "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n1\tToy Story\t1995\tAnimation Children's\n2\tunkonwn\tunkonwn\tunknown\n");
+    write(
+        "item",
+        "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n1\tToy Story\t1995\tAnimation Children's\n2\tunkonwn\tunkonwn\tunknown\n",
+    );
     write("user", "user_id:token\tage:token\n7\t24\n");
     write("inter", "user_id:token\titem_id:token\trating:float\ttimestamp:float\n7\t1\t3\t881250949\n");
     write("link", "item_id:token\tentity_id:token\n1\tm.toy\n");

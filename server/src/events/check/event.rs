@@ -84,7 +84,9 @@ fn kind(draft: &EventDraft, limits: &Limits) -> Result<EventKind> {
             return Err(Error::invalid("custom_type", "may only be given with the type custom"));
         }
         return match EventKind::from_name(&draft.kind) {
-            EventKind::Custom(_) => Err(Error::invalid("type", "must be a known type; others are custom with a custom_type")),
+            EventKind::Custom(_) => {
+                Err(Error::invalid("type", "must be a known type; others are custom with a custom_type"))
+            }
             known => Ok(known),
         };
     }

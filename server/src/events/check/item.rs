@@ -17,8 +17,7 @@ pub fn item(item: &Item, limits: &Limits) -> Result<()> {
     if item.year.is_some_and(|year| !(1..=9999).contains(&year)) {
         return Err(Error::invalid("year", "must lie within 1 and 9999, or be absent"));
     }
-    let lists =
-        [("genres", &item.genres), ("cast", &item.cast), ("directors", &item.directors), ("tags", &item.tags)];
+    let lists = [("genres", &item.genres), ("cast", &item.cast), ("directors", &item.directors), ("tags", &item.tags)];
     for (field, entries) in lists {
         list(field, entries, limits)?;
     }

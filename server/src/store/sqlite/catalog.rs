@@ -127,12 +127,13 @@ pub(super) async fn get(connection: &mut SqliteConnection, ids: &[String]) -> Re
 
 /// See [`crate::store::Store::list_items`].
 pub(super) async fn list(connection: &mut SqliteConnection, after: Option<&str>, limit: usize) -> Result<Vec<Item>> {
-    let rows = sqlx::query_scalar::<_, String>("SELECT json FROM items WHERE id > ? AND deleted = 0 ORDER BY id LIMIT ?")
-        .bind(after.unwrap_or_default().to_owned())
-        .bind(limit as i64)
-        .fetch_all(connection)
-        .await
-        .map_err(failed("listing items"))?;
+    let rows =
+        sqlx::query_scalar::<_, String>("SELECT json FROM items WHERE id > ? AND deleted = 0 ORDER BY id LIMIT ?")
+            .bind(after.unwrap_or_default().to_owned())
+            .bind(limit as i64)
+            .fetch_all(connection)
+            .await
+            .map_err(failed("listing items"))?;
     rows.iter().map(|json| parse(json)).collect()
 }
 

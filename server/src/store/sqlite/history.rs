@@ -16,14 +16,13 @@ pub(super) async fn alias(
     key: &UserKey,
     up_to: Option<Seq>,
 ) -> Result<Option<(UserKey, Seq)>> {
-    let row = sqlx::query(
-        "SELECT user_key, seq FROM aliases WHERE anonymous_key = ? AND seq <= ? ORDER BY seq DESC LIMIT 1",
-    )
-    .bind(key.as_str().to_owned())
-    .bind(up_to.map_or(i64::MAX, |seq| seq as i64))
-    .fetch_optional(connection)
-    .await
-    .map_err(failed("resolving a merged visitor"))?;
+    let row =
+        sqlx::query("SELECT user_key, seq FROM aliases WHERE anonymous_key = ? AND seq <= ? ORDER BY seq DESC LIMIT 1")
+            .bind(key.as_str().to_owned())
+            .bind(up_to.map_or(i64::MAX, |seq| seq as i64))
+            .fetch_optional(connection)
+            .await
+            .map_err(failed("resolving a merged visitor"))?;
     let Some(row) = row else { return Ok(None) };
     let user: String = row.try_get(0).map_err(failed("resolving a merged visitor"))?;
     let seq: i64 = row.try_get(1).map_err(failed("resolving a merged visitor"))?;
@@ -103,8 +102,7 @@ async fn then(
              ORDER BY time_ms DESC, event_id DESC, seq DESC LIMIT ?4"
         )
     });
-    static VERSION: LazyLock<String> =
-        LazyLock::new(|| format!("SELECT coalesce(max(seq), 0) FROM log WHERE {MINE}"));
+    static VERSION: LazyLock<String> = LazyLock::new(|| format!("SELECT coalesce(max(seq), 0) FROM log WHERE {MINE}"));
     let rows = sqlx::query(EVENTS.as_str())
         .bind(user.as_str().to_owned())
         .bind(up_to as i64)

@@ -49,8 +49,9 @@ impl Sqlite {
     pub async fn open(config: &config::Store, metrics: Arc<Metrics>) -> Result<Sqlite> {
         let path = path(&config.url)?;
         if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder)
-                .map_err(|error| Error::internal("making the store's folder", format!("{}: {error}", folder.display())))?;
+            std::fs::create_dir_all(folder).map_err(|error| {
+                Error::internal("making the store's folder", format!("{}: {error}", folder.display()))
+            })?;
         }
         let options = SqliteConnectOptions::from_str("sqlite://")
             .map_err(failed("reading the store's URL"))?
@@ -106,7 +107,9 @@ async fn migrate(connection: &mut sqlx::SqliteConnection) -> Result<()> {
 fn failed(doing: &'static str) -> impl Fn(sqlx::Error) -> Error {
     move |error| {
         let down = match &error {
-            sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed | sqlx::Error::Io(_) => true,
+            sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed | sqlx::Error::Io(_) => {
+                true
+            }
             // SQLITE_BUSY 5, LOCKED 6, IOERR 10, FULL 13, CANTOPEN 14; extended codes keep the primary one in the low byte.
             sqlx::Error::Database(database) => database
                 .code()

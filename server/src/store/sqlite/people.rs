@@ -142,8 +142,7 @@ impl Write for Forget {
         }
         let hashes: Vec<KeyHash> = gone.iter().map(UserKey::hash).collect();
         let payload = hashes.iter().map(|hash| format!("{hash:?}")).collect::<Vec<_>>().join(" ");
-        let entry =
-            log::Entry { kind: log::ERASURE, item: None, user: None, payload: Some(payload), moved_from: None };
+        let entry = log::Entry { kind: log::ERASURE, item: None, user: None, payload: Some(payload), moved_from: None };
         let seq = log::append(tx, entry, self.now_ms).await?;
         for hash in hashes {
             sqlx::query("INSERT INTO tombstones (key_hash, seq) VALUES (?, ?)")
@@ -228,10 +227,8 @@ pub(super) async fn counts(connection: &mut SqliteConnection) -> Result<Counts> 
         "SELECT count(*) FROM slates",
     ];
     for (number, sql) in numbers.iter_mut().zip(queries) {
-        *number = sqlx::query_scalar::<_, i64>(sql)
-            .fetch_one(&mut *connection)
-            .await
-            .map_err(failed("counting"))? as u64;
+        *number =
+            sqlx::query_scalar::<_, i64>(sql).fetch_one(&mut *connection).await.map_err(failed("counting"))? as u64;
     }
     let [items, users, events, events_of_unknown_items, slates] = numbers;
     Ok(Counts { items, users, events, events_of_unknown_items, slates })

@@ -77,7 +77,6 @@ async fn a_newer_schema_is_refused_in_plain_words() {
     assert!(matches!(&refused, Error::FailedPrecondition(why) if why.contains("999")), "{refused:?}");
 }
 
-
 #[tokio::test]
 async fn erased_bytes_are_gone_from_the_files() {
     let (folder, store) = open().await;

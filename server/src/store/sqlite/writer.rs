@@ -67,7 +67,12 @@ struct Queued {
 }
 
 impl Writer {
-    pub(super) fn start(connection: SqliteConnection, end: Seq, config: &config::Store, metrics: Arc<Metrics>) -> Writer {
+    pub(super) fn start(
+        connection: SqliteConnection,
+        end: Seq,
+        config: &config::Store,
+        metrics: Arc<Metrics>,
+    ) -> Writer {
         let room_entries = config.write_queue_max_entries.min(Semaphore::MAX_PERMITS).min(u32::MAX as usize);
         let (queue, waiting) = mpsc::unbounded_channel();
         let (announce, commits) = watch::channel(end);
