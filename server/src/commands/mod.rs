@@ -134,6 +134,7 @@ fn print(text: &str) -> anyhow::Result<()> {
 }
 
 /// The store's errors with their details: a command's user is the operator.
+#[allow(clippy::needless_pass_by_value)] // for map_err
 fn told(error: crate::error::Error) -> anyhow::Error {
     anyhow::anyhow!(error.detail())
 }

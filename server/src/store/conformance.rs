@@ -321,7 +321,9 @@ pub(crate) async fn deleted_items_never_come_back(store: &dyn Store) {
 pub(crate) async fn users_are_kept_exactly(store: &dyn Store) {
     let attributes = serde_json::json!({"age": 24, "job": "technician"}).as_object().cloned().unwrap();
     let ann = User { id: "ann".to_owned(), attributes };
-    store.upsert_users(vec![ann.clone(), User { id: "Ann".to_owned(), ..User::default() }], 1).await.unwrap();
+    let users = vec![ann.clone(), User { id: "Ann".to_owned(), ..User::default() }];
+    assert_eq!(store.upsert_users(users.clone(), 1).await.unwrap(), 2);
+    assert_eq!(store.upsert_users(users, 2).await.unwrap(), 0, "nothing differs");
     let key = UserKey::user("ann");
     append_one(store, like("1", &key, "i", 1)).await;
     let summary = store.get_user(&key).await.unwrap().unwrap();

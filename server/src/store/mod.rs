@@ -43,8 +43,8 @@ pub trait Store: Send + Sync {
     /// Items in order of id (bytes), after `after`.
     async fn list_items(&self, after: Option<&str>, limit: usize) -> Result<Vec<Item>>;
 
-    /// Adds or replaces users: all or none.
-    async fn upsert_users(&self, users: Vec<User>, now_ms: TimeMs) -> Result<()>;
+    /// Adds or replaces users: all or none. Gives how many were new or differed.
+    async fn upsert_users(&self, users: Vec<User>, now_ms: TimeMs) -> Result<usize>;
 
     /// What is known of a user; `None` for one who was neither upserted nor did anything.
     async fn get_user(&self, key: &UserKey) -> Result<Option<UserSummary>>;

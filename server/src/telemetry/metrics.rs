@@ -34,7 +34,7 @@ impl Label {
 
 /// A call's method and status code.
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct CallLabel {
+pub(super) struct CallLabel {
     /// `Recommend`
     pub method: String,
     /// `OK`, `INVALID_ARGUMENT` ...

@@ -64,14 +64,14 @@ impl Events {
 
     pub(super) fn write(&self, path: &Path) -> Result<()> {
         let columns = [
-            ("user", Dtype::U32, bytes(&self.user, |x| x.to_le_bytes())),
-            ("item", Dtype::U32, bytes(&self.item, |x| x.to_le_bytes())),
-            ("weight", Dtype::F32, bytes(&self.weight, |x| x.to_le_bytes())),
-            ("rating", Dtype::F32, bytes(&self.rating, |x| x.to_le_bytes())),
+            ("user", Dtype::U32, bytes(&self.user, u32::to_le_bytes)),
+            ("item", Dtype::U32, bytes(&self.item, u32::to_le_bytes)),
+            ("weight", Dtype::F32, bytes(&self.weight, f32::to_le_bytes)),
+            ("rating", Dtype::F32, bytes(&self.rating, f32::to_le_bytes)),
             ("seen", Dtype::U8, self.seen.clone()),
             ("interaction", Dtype::U8, self.interaction.clone()),
-            ("watched_seconds", Dtype::F32, bytes(&self.watched_seconds, |x| x.to_le_bytes())),
-            ("time_ms", Dtype::I64, bytes(&self.time_ms, |x| x.to_le_bytes())),
+            ("watched_seconds", Dtype::F32, bytes(&self.watched_seconds, f32::to_le_bytes)),
+            ("time_ms", Dtype::I64, bytes(&self.time_ms, i64::to_le_bytes)),
         ];
         save(path, &columns)
     }
@@ -106,9 +106,9 @@ impl Tokens {
 
     pub(super) fn write(&self, path: &Path) -> Result<()> {
         let columns = [
-            ("offsets", Dtype::I64, bytes(&self.offsets, |x| x.to_le_bytes())),
-            ("token", Dtype::U32, bytes(&self.token, |x| x.to_le_bytes())),
-            ("weight", Dtype::F32, bytes(&self.weight, |x| x.to_le_bytes())),
+            ("offsets", Dtype::I64, bytes(&self.offsets, i64::to_le_bytes)),
+            ("token", Dtype::U32, bytes(&self.token, u32::to_le_bytes)),
+            ("weight", Dtype::F32, bytes(&self.weight, f32::to_le_bytes)),
         ];
         save(path, &columns)
     }

@@ -5,6 +5,7 @@
 //! Importing the same files again changes nothing.
 
 mod marquee;
+mod moment;
 mod movielens;
 mod recbole;
 mod report;

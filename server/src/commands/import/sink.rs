@@ -196,8 +196,9 @@ impl Sink {
     async fn write_users(&mut self, store: &dyn Store) -> Result<()> {
         let users = std::mem::take(&mut self.users);
         for batch in users.chunks(BATCH) {
-            store.upsert_users(batch.to_vec(), self.now_ms).await.map_err(told).context("writing users")?;
-            self.count(What::User, batch.len(), 0);
+            let users = batch.to_vec();
+            let new = store.upsert_users(users, self.now_ms).await.map_err(told).context("writing users")?;
+            self.count(What::User, new, batch.len() - new);
         }
         Ok(())
     }

@@ -20,9 +20,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use marquee_engine::types::{Item, Seq, TimeMs};
+use sqlx::ConnectOptions;
 use sqlx::migrate::MigrateError;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions, Connection};
 use tokio::sync::watch;
 
 use super::{
@@ -155,7 +155,7 @@ impl Store for Sqlite {
         catalog::list(&mut *self.view().await?, after, limit).await
     }
 
-    async fn upsert_users(&self, users: Vec<User>, now_ms: TimeMs) -> Result<()> {
+    async fn upsert_users(&self, users: Vec<User>, now_ms: TimeMs) -> Result<usize> {
         let entries = users.len();
         self.writer.run(entries, people::UpsertUsers { users, now_ms }).await
     }

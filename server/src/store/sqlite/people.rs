@@ -18,14 +18,15 @@ pub(super) struct UpsertUsers {
 
 #[async_trait]
 impl Write for UpsertUsers {
-    type Output = ();
+    type Output = usize;
 
-    async fn apply(&mut self, tx: &mut Tx<'_>) -> Result<()> {
+    async fn apply(&mut self, tx: &mut Tx<'_>) -> Result<usize> {
+        let mut changed = 0;
         for user in &self.users {
             let json = serde_json::to_string(user).map_err(|error| Error::internal("writing a user", error))?;
-            sqlx::query(
-                "INSERT INTO users (id, updated_ms, json) VALUES (?, ?, ?) \
-                 ON CONFLICT (id) DO UPDATE SET updated_ms = excluded.updated_ms, json = excluded.json",
+            let done = sqlx::query(
+                "INSERT INTO users (id, updated_ms, json) VALUES (?, ?, ?) ON CONFLICT (id) \
+                 DO UPDATE SET updated_ms = excluded.updated_ms, json = excluded.json WHERE json <> excluded.json",
             )
             .bind(user.id.clone())
             .bind(self.now_ms)
@@ -33,8 +34,9 @@ impl Write for UpsertUsers {
             .execute(&mut *tx.connection)
             .await
             .map_err(failed("writing a user"))?;
+            changed += done.rows_affected() as usize;
         }
-        Ok(())
+        Ok(changed)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The suite on real files, and what only a file can show.
 
 use marquee_engine::event::EventKind;
+use sqlx::Connection;
 use tempfile::TempDir;
 
 use super::*;
