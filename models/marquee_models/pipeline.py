@@ -101,7 +101,7 @@ class Run:
         out = self.work / name / "export"
 
         def action() -> Result:
-            self.binary.export(fresh(out), until_ms)
+            self.binary.export(out, until_ms)
             about = json.loads((out / "export.json").read_text(encoding="utf-8"))
             return {"shown": f"{about['events']:,} events, {about['items']:,} items, {about['users']:,} users"}
 
