@@ -26,13 +26,14 @@ from marquee_models.arrays import F32, F64, I64, U32, Bools
 class Config:
     """Settings of the ranker."""
 
-    trees_max: int = 400
+    trees_max: int = 250
     depth_max: int = 3
     learning_rate: float = 0.05
     rows_per_leaf_min: float = 20.0
     rows_share: float = 0.7
     columns_share: float = 0.5
     l2: float = 10.0
+    bins: int = 64
     # Labels above 0 count alike; else by their grade.
     binary_label: bool = True
     # Random rows without a positive label kept in each moment; all the others are.
@@ -46,7 +47,7 @@ class Config:
     # Share of the moments, the newest, that choose the number of trees.
     validation_share: float = 0.2
     # Stop when NDCG@10 there has not risen for this many trees.
-    patience_trees: int = 50
+    patience_trees: int = 100
     # Fit again on all rows with the number of trees found.
     refit: bool = True
     golden_rows: int = 256
@@ -159,6 +160,7 @@ def _parameters(config: Config) -> dict[str, Any]:
         "objective": "rank:ndcg",
         "eval_metric": "ndcg@10",
         "tree_method": "hist",
+        "max_bin": config.bins,
         "max_depth": config.depth_max,
         "eta": config.learning_rate,
         "min_child_weight": config.rows_per_leaf_min,

@@ -93,6 +93,18 @@ def test_a_missing_binary_is_a_failure_and_bad_arguments_are_told_apart(home: Pa
     assert pipeline.main(["--no-such-thing"]) == pipeline.EXIT_USAGE
 
 
+def test_settings_are_laid_over_the_recipe_and_misspelt_ones_are_named() -> None:
+    over = {"retrieval": {"ease": {"cooccurrence": {"regularization": 300}}}, "ranker": {"depth_max": 2}}
+    config = pipeline.overridden(pipeline.Config(), over, "settings")
+    assert config.retrieval.ease["cooccurrence"].regularization == 300
+    assert config.retrieval.ease["cooccurrence_liked"].regularization == 1000
+    assert config.ranker.depth_max == 2
+    with pytest.raises(ValueError, match=r"settings\.ranker\.depth: no such setting"):
+        pipeline.overridden(pipeline.Config(), {"ranker": {"depth": 2}}, "settings")
+    with pytest.raises(ValueError, match=r"settings\.ranker\.depth_max: must be like 3"):
+        pipeline.overridden(pipeline.Config(), {"ranker": {"depth_max": "deep"}}, "settings")
+
+
 def test_an_empty_log_fails_in_plain_words(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
     shutil.rmtree(home / "log")
     write_export(home / "log", {name: array[:0] for name, array in checkerboard().items()})
