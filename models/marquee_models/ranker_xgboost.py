@@ -99,7 +99,7 @@ class Rows:
 
 
 class NothingToLearn(Exception):
-    """The rows hold no positive label; the bundle goes without a ranker. The message says so in plain words."""
+    """The rows teach nothing; the bundle goes without a ranker. The message says why in plain words."""
 
 
 def read_rows(path: Path) -> Rows:
@@ -127,7 +127,7 @@ class Fitted:
 
 
 def fit(rows: Rows, config: Config) -> Fitted:
-    """Raises `NothingToLearn` when no row is positive."""
+    """Raises `NothingToLearn` when no row is positive, or no feature tells positive rows from others."""
     rows = rows.with_positives()
     if len(rows.group) < 2:
         raise NothingToLearn(f"no ranker: {len(rows.group)} moments with a positive event in the training window")
@@ -151,7 +151,10 @@ def fit(rows: Rows, config: Config) -> Fitted:
         booster = booster[:trees]
     found = booster.get_score(importance_type="total_gain")
     gain = np.array([found.get(name, 0.0) for name in rows.columns], dtype=np.float64)
-    importance = dict(zip(rows.columns, (gain / max(gain.sum(), 1e-30)).tolist(), strict=True))
+    if gain.sum() == 0:
+        # All rows would score alike and the slate's order be arbitrary.
+        raise NothingToLearn(f"no ranker: {len(rows.features)} rows are too few for any feature to tell them apart")
+    importance = dict(zip(rows.columns, (gain / gain.sum()).tolist(), strict=True))
     return Fitted(booster, trees, score, dict(sorted(importance.items(), key=lambda entry: -entry[1])))
 
 

@@ -57,16 +57,16 @@ def bundle_list() -> None:
 
 def replay() -> None:
     random = np.random.default_rng(0)
-    features = random.random((400, 2)).astype(np.float32)
+    features = random.random((8000, 2)).astype(np.float32)
     written: dict[str, Any] = {
         "features": features,
         "label": (features[:, 0] > 0.8).astype(np.float32),
-        "group": np.full(40, 10, np.uint32),
-        "user": np.arange(40, dtype=np.uint32),
-        "time_ms": np.arange(40, dtype=np.int64),
+        "group": np.full(400, 20, np.uint32),
+        "user": np.arange(400, dtype=np.uint32),
+        "time_ms": np.arange(400, dtype=np.int64),
     }
     save_file(written, option("--out"), {"columns": json.dumps(COLUMNS)})
-    print("400 rows of 40 moments")
+    print("8000 rows of 400 moments")
 
 
 def moments_of(path: Path) -> None:
