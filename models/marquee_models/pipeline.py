@@ -434,7 +434,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (OSError, ValueError) as failed:
         print(f"failed: {failed}", file=sys.stderr)
         return EXIT_USAGE
-    run = Run(Steps(chosen.work, again=chosen.again), Binary(chosen.marquee_bin, chosen.config), config)
+    run = Run(Steps(chosen.work, again=chosen.again), Binary(chosen.marquee_bin.absolute(), chosen.config), config)
     try:
         return _all(run, chosen)
     except (BinaryFailed, arrays.BadArrays, export.ExportError, ValueError) as failed:
