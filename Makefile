@@ -17,8 +17,8 @@ demo: ## Train on real ratings, serve, watch a slate change. DEMO_ONCE=1: leave 
 	@bash models/demo/demo.sh
 
 .PHONY: evaluate
-evaluate: ## The demo's evaluation with all baselines beside it (takes minutes)
-	@bash models/demo/demo.sh evaluate
+evaluate: ## The evaluation table, every baseline beside our slates (takes minutes)
+	@bash models/demo/evaluate.sh
 
 ##@ Develop
 
