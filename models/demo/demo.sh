@@ -121,7 +121,7 @@ write_config "$(offset)"
 [[ -f "$state/admin-token" ]] || make_token
 step start "Starting the server" start_server
 
-MARQUEE_ADMIN_TOKEN="$(<"$state/admin-token")" "$python" models/demo/tour.py \
+MARQUEE_ADMIN_TOKEN="$(<"$state/admin-token")" PYTHONPATH="$root/models" "$python" -m demo.tour \
   --public "127.0.0.1:$port" --admin "127.0.0.1:$admin_port" --metrics "127.0.0.1:$metrics_port" \
   --token-file "$state/admin-token" || fail "demo: the tour failed; the server's log is $state/server.log"
 

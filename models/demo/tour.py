@@ -1,6 +1,6 @@
 """The demo's tour: what a slate is, why, and how it changes the moment a user likes something. Plain ANSI, NO_COLOR.
 
-    python tour.py [--public 127.0.0.1:50051] [--admin ...] [--metrics ...] --token-file FILE
+    python -m demo.tour [--public 127.0.0.1:50051] [--admin ...] [--metrics ...] --token-file FILE
 
 Writes a handful of likes of a user of its own and nothing else.
 """
@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from client import Service, connect
+from demo.client import Service, connect
 
 SLATE = 10
 # The first of these who has a history is shown; any user of MovieLens 100K would do.
