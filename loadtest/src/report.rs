@@ -38,7 +38,10 @@ impl Report {
     /// Prints it.
     pub(crate) fn print(mut self, wall: Duration) {
         say("closed loop: latencies as these workers saw them, not as users would at a given rate");
-        say(&format!("{:<14} {:>8} {:>9} {:>9} {:>9} {:>9}", "method", "calls", "p50 ms", "p95 ms", "p99 ms", "max ms"));
+        say(&format!(
+            "{:<14} {:>8} {:>9} {:>9} {:>9} {:>9}",
+            "method", "calls", "p50 ms", "p95 ms", "p99 ms", "max ms"
+        ));
         for (method, times) in &mut self.calls {
             times.sort_unstable();
             let at = |share: f64| times[((times.len() - 1) as f64 * share).round() as usize].as_secs_f64() * 1_000.0;

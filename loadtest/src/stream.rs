@@ -155,7 +155,9 @@ pub(crate) async fn verify(channel: Channel, args: VerifyArgs) -> anyhow::Result
 fn read(file: &Path) -> anyhow::Result<HashSet<String>> {
     match std::fs::read_to_string(file) {
         // A line without an end was cut by the end of the process that wrote it.
-        Ok(text) => Ok(text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')).map(str::to_owned).collect()),
+        Ok(text) => {
+            Ok(text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')).map(str::to_owned).collect())
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(HashSet::new()),
         Err(error) => Err(error).with_context(|| format!("reading {}", file.display())),
     }

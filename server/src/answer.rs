@@ -369,7 +369,8 @@ impl Desk {
             return (1.0, None);
         }
         let steps = (left.as_secs_f32() / full.as_secs_f32() * 16.0).floor().clamp(1.0, 16.0);
-        let why = format!("{} ms were left; sources were asked for {} % of their budgets", left.as_millis(), steps * 6.25);
+        let why =
+            format!("{} ms were left; sources were asked for {} % of their budgets", left.as_millis(), steps * 6.25);
         (steps / 16.0, Some(Degradation { what: "effort".to_owned(), why }))
     }
 
@@ -399,7 +400,12 @@ impl Desk {
 }
 
 /// The engine's turn, on a thread of the pool.
-fn compute(serving: &Serving, profile: &Profile, query: &Query, similar_to: &[Arc<str>]) -> (Slate, Vec<(Stage, Duration)>) {
+fn compute(
+    serving: &Serving,
+    profile: &Profile,
+    query: &Query,
+    similar_to: &[Arc<str>],
+) -> (Slate, Vec<(Stage, Duration)>) {
     if !similar_to.is_empty() {
         return (serving.engine.similar(similar_to, query, profile, &serving.world), Vec::new());
     }

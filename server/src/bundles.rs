@@ -45,7 +45,8 @@ impl Registry {
         let Some(folder) = config.artifacts.url.strip_prefix("file://") else {
             return Err(Error::invalid("artifacts.url", "must start with file://"));
         };
-        let options = OpenOptions { exact_below_items: config.ranking.exact_below_items, ef_search: config.ranking.ef_search };
+        let options =
+            OpenOptions { exact_below_items: config.ranking.exact_below_items, ef_search: config.ranking.ef_search };
         Ok(Registry { folder: folder.into(), options, store, clock })
     }
 
@@ -53,7 +54,8 @@ impl Registry {
     pub fn list(&self) -> Vec<Listed> {
         let entries = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
         let is_bundle = |path: &Path| path.join(marquee_engine::bundle::MANIFEST_FILE).is_file();
-        let names = entries.filter(|entry| is_bundle(&entry.path())).filter_map(|entry| entry.file_name().into_string().ok());
+        let names =
+            entries.filter(|entry| is_bundle(&entry.path())).filter_map(|entry| entry.file_name().into_string().ok());
         let listed = |version: String| {
             let manifest = self.manifest(&version).map_err(|error| error.to_string());
             Listed { version, manifest }
@@ -75,7 +77,8 @@ impl Registry {
             return Err(Error::NotFound(format!("bundle {version}")));
         }
         let open = move || std::panic::catch_unwind(|| Bundle::open(&folder, &options));
-        let opened = tokio::task::spawn_blocking(open).await.map_err(|error| Error::internal("opening a bundle", error))?;
+        let opened =
+            tokio::task::spawn_blocking(open).await.map_err(|error| Error::internal("opening a bundle", error))?;
         let refuse = |why: String| Error::FailedPrecondition(format!("bundle {version} cannot serve: {why}"));
         let bundle = opened.map_err(|_| refuse("opening it panicked".to_owned()))?;
         let bundle = bundle.map_err(|error| refuse(error.to_string()))?;
@@ -158,7 +161,11 @@ pub async fn first(registry: &Registry) -> (Bundle, Problems) {
                 return (bundle, problems);
             }
             Err(error) => {
-                tracing::error!(bundle = version, error = error.detail(), "a bundle cannot serve; trying the one before");
+                tracing::error!(
+                    bundle = version,
+                    error = error.detail(),
+                    "a bundle cannot serve; trying the one before"
+                );
                 problems.put(&version, &error.to_string());
             }
         }

@@ -103,7 +103,8 @@ impl Memory {
     /// Drops all slates of one user.
     pub fn purge_user(&self, user: &str) {
         let mut shard = self.shard(user);
-        let keys: Vec<Key> = shard.entries.iter().map(|(key, _)| key).filter(|key| &*key.user == user).cloned().collect();
+        let keys: Vec<Key> =
+            shard.entries.iter().map(|(key, _)| key).filter(|key| &*key.user == user).cloned().collect();
         for key in keys {
             shard.remove(&key);
         }

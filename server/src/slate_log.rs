@@ -32,7 +32,11 @@ pub struct SlateLog {
 
 impl SlateLog {
     /// Starts the writer. The handle ends when the log is dropped and everything queued is written.
-    pub fn start(config: &config::SlateLog, store: Arc<dyn Store>, metrics: Arc<Metrics>) -> (SlateLog, JoinHandle<()>) {
+    pub fn start(
+        config: &config::SlateLog,
+        store: Arc<dyn Store>,
+        metrics: Arc<Metrics>,
+    ) -> (SlateLog, JoinHandle<()>) {
         let (queue, slates) = mpsc::channel(config.queue_max_slates.max(1));
         let writer = tokio::spawn(write(slates, store, metrics.clone()));
         (SlateLog { queue: config.enabled.then_some(queue), metrics }, writer)

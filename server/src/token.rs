@@ -58,7 +58,10 @@ impl Page {
             return Err(foreign("page_token", "a next_page_token"));
         }
         if words.next() != Some(identity) {
-            return Err(Error::invalid("page_token", "belongs to another request: only count may change between pages"));
+            return Err(Error::invalid(
+                "page_token",
+                "belongs to another request: only count may change between pages",
+            ));
         }
         let shown: Vec<u64> = words.collect();
         if shown.len() > depth_max_items {

@@ -106,7 +106,7 @@ fn index(name: &str, vectors: Vectors, graphs: Option<&Arrays<'_>>, options: &Op
 
 pub(super) fn vectors(arrays: &Arrays<'_>, file: &str, name: &str, rows: usize) -> Result<Vectors, Error> {
     let (numbers, dims) = arrays.matrix(name, rows)?;
-    Vectors::from_rows(numbers, dims).map_err(|error| Error::format(file, error.to_string()))
+    Vectors::from_rows(&numbers, dims).map_err(|error| Error::format(file, error.to_string()))
 }
 
 pub(super) fn positive(arrays: &Arrays<'_>, file: &str, name: &str) -> Result<f32, Error> {

@@ -207,7 +207,7 @@ impl Draft<'_> {
         likes.write(&mut writer, "likes.");
         writer.write(&self.folder.join("users.safetensors"))?;
         let wrong = |error: crate::index::Error| Error::format(FILE, format!("users: {error}"));
-        grow("users", &Vectors::from_rows(numbers, dims).map_err(wrong)?)?;
+        grow("users", &Vectors::from_rows(&numbers, dims).map_err(wrong)?)?;
         Ok(users)
     }
 
@@ -228,7 +228,7 @@ impl Draft<'_> {
             .write(&self.folder.join(FILE))?;
         self.put("vocabulary.jsonl", &words)?;
         let wrong = |error: crate::index::Error| Error::format(FILE, error.to_string());
-        grow("content", &Vectors::from_rows(numbers, dims).map_err(wrong)?)
+        grow("content", &Vectors::from_rows(&numbers, dims).map_err(wrong)?)
     }
 
     fn write_matrices(&self, items: usize) -> Result<(), Error> {

@@ -15,31 +15,31 @@ use prost::Message;
 use tempfile::TempDir;
 use tract_onnx::pb;
 
-pub const ITEMS: usize = 240;
-pub const USERS: usize = 60;
-pub const TASTES: usize = 4;
-pub const NOW: TimeMs = 20_000 * DAY_MS;
+pub(crate) const ITEMS: usize = 240;
+pub(crate) const USERS: usize = 60;
+pub(crate) const TASTES: usize = 4;
+pub(crate) const NOW: TimeMs = 20_000 * DAY_MS;
 const DIMS: usize = 16;
 
 /// Numbers that look random and are always the same.
-pub struct Noise(pub u64);
+pub(crate) struct Noise(pub(crate) u64);
 
 impl Noise {
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 ^ (self.0 >> 29)) >> 16
     }
 
-    pub fn below(&mut self, bound: usize) -> usize {
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
         (self.next() % bound as u64) as usize
     }
 
-    pub fn number(&mut self) -> f32 {
+    pub(crate) fn number(&mut self) -> f32 {
         (self.next() % 2_000_001) as f32 / 1_000_000.0 - 1.0
     }
 }
 
-pub fn item(at: usize) -> Item {
+pub(crate) fn item(at: usize) -> Item {
     let genre = ["Drama", "Comedy", "Horror", "Western"][at % TASTES];
     Item {
         id: format!("i{at}").into(),
@@ -51,42 +51,42 @@ pub fn item(at: usize) -> Item {
     }
 }
 
-pub fn touch(weight: f32) -> Touch {
+pub(crate) fn touch(weight: f32) -> Touch {
     EventPolicy::default().touch(&EventKind::Rating, Some(if weight > 0.0 { 5.0 } else { 1.0 }))
 }
 
-pub fn event(item: usize, time_ms: TimeMs) -> ProfileEvent {
+pub(crate) fn event(item: usize, time_ms: TimeMs) -> ProfileEvent {
     ProfileEvent { item: format!("i{item}").into(), time_ms, touch: touch(1.0) }
 }
 
-pub fn profile(items: &[usize]) -> Profile {
+pub(crate) fn profile(items: &[usize]) -> Profile {
     let events = (0..).zip(items).map(|(at, &item)| event(item, NOW - 1_000_000 + at * 1_000));
     build(Some("u:test".into()), 7, events, &ProfileLimits::default())
 }
 
 /// Every source, ranked by the bundle's trees.
-pub fn variant(ranker: bool) -> Arc<Variant> {
+pub(crate) fn variant(ranker: bool) -> Arc<Variant> {
     let plan = SourcePlan { weight: 1.0, budget_items: 40 };
     let sources = source_names().map(|name| (name.to_owned(), plan)).collect();
     let name = "test".to_owned();
     Arc::new(Variant { name, sources, ranker, head_weights: Default::default(), candidates_max_items: 150 })
 }
 
-pub fn query(count: usize) -> Query {
+pub(crate) fn query(count: usize) -> Query {
     Query::new(NOW, "home", count, variant(true))
 }
 
 /// A bundle on disk, and a world that is just it.
-pub struct Sample {
-    pub folder: TempDir,
-    pub path: PathBuf,
-    pub engine: Engine,
-    pub world: World,
+pub(crate) struct Sample {
+    pub(crate) folder: TempDir,
+    pub(crate) path: PathBuf,
+    pub(crate) engine: Engine,
+    pub(crate) world: World,
 }
 
 impl Sample {
     /// `exact_below_items` as in [`OpenOptions`].
-    pub fn new(exact_below_items: usize) -> Sample {
+    pub(crate) fn new(exact_below_items: usize) -> Sample {
         let folder = tempfile::tempdir().unwrap();
         let path = make(folder.path());
         let options = OpenOptions { exact_below_items, ..OpenOptions::default() };
@@ -95,13 +95,13 @@ impl Sample {
         Sample { folder, path, engine: Engine::new(bundle), world }
     }
 
-    pub fn builder(&self) -> WorldBuilder {
+    pub(crate) fn builder(&self) -> WorldBuilder {
         WorldBuilder::new(self.engine.bundle().clone())
     }
 }
 
 /// Writes the bundle; gives its folder.
-pub fn make(folder: &Path) -> PathBuf {
+pub(crate) fn make(folder: &Path) -> PathBuf {
     let models = folder.join("models");
     std::fs::create_dir_all(&models).unwrap();
     let items: Vec<Arc<Item>> = (0..ITEMS).map(|at| Arc::new(item(at))).collect();
@@ -212,7 +212,7 @@ fn write_golden(models: &Path) {
 }
 
 /// Twenty trees of one split each, over random columns.
-pub fn trees(columns: usize) -> pb::ModelProto {
+pub(crate) fn trees(columns: usize) -> pb::ModelProto {
     let mut noise = Noise(123);
     let ids = |pick: fn(i64, i64) -> i64| (0..20_i64).flat_map(move |tree| (0..3).map(move |node| pick(tree, node))).collect();
     let features = (0..20).flat_map(|_| [noise.below(columns) as i64, 0, 0]).collect();

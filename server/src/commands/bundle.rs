@@ -133,7 +133,8 @@ fn table(listed: &[Listed], serving: Option<&str>) -> anyhow::Result<String> {
         match manifest {
             Ok(manifest) => {
                 let ranker = if manifest.ranker.is_some() { "yes" } else { "no" };
-                let ndcg = manifest.metrics.get("ndcg_at_10").map_or_else(|| "-".to_owned(), |ndcg| format!("{ndcg:.4}"));
+                let ndcg =
+                    manifest.metrics.get("ndcg_at_10").map_or_else(|| "-".to_owned(), |ndcg| format!("{ndcg:.4}"));
                 let (items, users) = (manifest.counts.items, manifest.counts.users);
                 writeln!(text, "{mark} {version:width$}  {items:>9}  {users:>9}  {ranker:>6}  {ndcg:>8}")?;
             }

@@ -10,7 +10,6 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use marquee_engine::event::EventPolicy;
 use marquee_engine::types::{Item, Seq, TimeMs};
 
 use super::{open_store, print, progress, told};

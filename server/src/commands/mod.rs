@@ -60,7 +60,8 @@ enum Command {
 /// Runs one command; its failure is printed with its causes and gives status 1, a bad configuration status 64.
 pub fn run(cli: Cli) -> ExitCode {
     let file = cli.config.or_else(|| Some(PathBuf::from("marquee.toml")).filter(|file| file.exists()));
-    let environment = std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
+    let environment =
+        std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
     let config = match Config::load(file.as_deref(), environment) {
         Ok(config) => config,
         Err(problems) => {
@@ -125,7 +126,9 @@ fn profile_limits(config: &Config) -> ProfileLimits {
 fn print(text: &str) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     match writeln!(out, "{}", text.trim_end()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error).context("writing to standard output"),
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(error).context("writing to standard output")
+        }
         _ => Ok(()),
     }
 }
@@ -137,7 +140,8 @@ fn told(error: crate::error::Error) -> anyhow::Error {
 
 /// A progress bar on a terminal; nothing elsewhere.
 fn progress(total: u64, doing: &'static str) -> indicatif::ProgressBar {
-    let style = indicatif::ProgressStyle::with_template("{msg:>16} [{bar:40}] {human_pos}/{human_len} {per_sec} eta {eta}");
+    let style =
+        indicatif::ProgressStyle::with_template("{msg:>16} [{bar:40}] {human_pos}/{human_len} {per_sec} eta {eta}");
     let bar = indicatif::ProgressBar::new(total).with_message(doing);
     match style {
         Ok(style) => bar.with_style(style.progress_chars("=> ")),

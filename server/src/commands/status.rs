@@ -42,7 +42,11 @@ pub(super) async fn run(config: &Config, args: &Args) -> Result<()> {
     writeln!(text, "logged slates            {}", counts.slates)?;
     writeln!(text, "log end                  {end}")?;
     writeln!(text, "bundles                  {}", bundles.len())?;
-    writeln!(text, "serving bundle           {}", activations.serving.as_deref().unwrap_or("none: popular and fresh items answer"))?;
+    writeln!(
+        text,
+        "serving bundle           {}",
+        activations.serving.as_deref().unwrap_or("none: popular and fresh items answer")
+    )?;
     let address = config.server.admin_listen;
     match rpc::client::status(address, config.admin_token.as_ref()).await {
         Ok(lines) => {

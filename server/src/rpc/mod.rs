@@ -124,8 +124,8 @@ pub async fn services(parts: Parts) -> Result<Services> {
         .add_service(bounded!(EventServiceServer, event::Events { writer, stopping }))
         .add_service(bounded!(CatalogServiceServer, catalog::Catalog { store: store.clone(), limits, clock }))
         .add_service(bounded!(UserServiceServer, user::Users { store: store.clone(), desk: desk.clone() }));
-    let admin = reflected(admin)?
-        .add_service(bounded!(AdminServiceServer, admin::Admin { store, desk, bundles, started_ms }));
+    let admin =
+        reflected(admin)?.add_service(bounded!(AdminServiceServer, admin::Admin { store, desk, bundles, started_ms }));
     Ok(Services { public, admin, health: Health { public: public_health, admin: admin_health } })
 }
 

@@ -1,7 +1,6 @@
 //! What every store must do. One suite; an implementation runs it with [`suite!`] and a function that opens an empty one.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 
 use marquee_engine::event::EventKind;
 use marquee_engine::types::Item;

@@ -101,7 +101,11 @@ async fn bad_events_are_rejected_one_by_one() {
         ["", "id", "id", "user_id", "anonymous_id", "item_id", "value", "value", "time", "time", "type", "position"];
     assert_eq!(fields, expected, "{answer:?}");
     assert_eq!(answer.results[0].status(), v1::EventStatus::Accepted, "an unknown item is kept");
-    assert!(answer.results[1..].iter().all(|result| result.status() == v1::EventStatus::Rejected && !result.rule.is_empty()));
+    assert!(
+        answer.results[1..]
+            .iter()
+            .all(|result| result.status() == v1::EventStatus::Rejected && !result.rule.is_empty())
+    );
     server.stop().await;
 }
 

@@ -16,7 +16,8 @@ async fn an_event_id_counts_once() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(&folder).await;
     server.upsert(items(3)).await;
-    let record = async |events| server.events().record_events(v1::RecordEventsRequest { events }).await.unwrap().into_inner();
+    let record =
+        async |events| server.events().record_events(v1::RecordEventsRequest { events }).await.unwrap().into_inner();
     let first = record(vec![like("a", "u", "i0"), like("b", "u", "i1"), like("a", "u", "i2")]).await;
     assert_eq!(statuses(&first.results), [Accepted, Accepted, Duplicate]);
     let again = record(vec![like("b", "u", "i2"), like("c", "u", "i2")]).await;

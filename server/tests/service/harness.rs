@@ -72,7 +72,8 @@ impl Server {
         let task = tokio::spawn(app.run(listeners, async move {
             let _ = stopped.await;
         }));
-        let channel = async |address| Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
+        let channel =
+            async |address| Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
         let (public, admin) = (channel(address).await, channel(admin).await);
         Server { address, metrics, store, public, admin, stop: Some(stop), task }
     }
@@ -135,7 +136,13 @@ impl Server {
 
 /// An item of a genre.
 pub(crate) fn item(id: &str, genre: &str) -> v1::Item {
-    v1::Item { id: id.to_owned(), title: format!("Film {id}"), year: 1990, genres: vec![genre.to_owned()], ..Default::default() }
+    v1::Item {
+        id: id.to_owned(),
+        title: format!("Film {id}"),
+        year: 1990,
+        genres: vec![genre.to_owned()],
+        ..Default::default()
+    }
 }
 
 /// `count` items "i0" and so on, of two genres.

@@ -1,5 +1,8 @@
 //! The whole server over real sockets and a real SQLite file: what a caller sees.
 
+// Helpers of tests are tests, too.
+#![allow(clippy::unwrap_used)]
+
 mod bad_input;
 mod bundles;
 mod events;

@@ -33,7 +33,8 @@ async fn what_was_written_is_read() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(&folder).await;
     let token = server.upsert(items(8)).await;
-    let fresh = |token: String, user: &str| v1::RecommendRequest { write_token: token, require_fresh: true, ..of(user) };
+    let fresh =
+        |token: String, user: &str| v1::RecommendRequest { write_token: token, require_fresh: true, ..of(user) };
     assert_eq!(server.recommend(fresh(token, "ann")).await.unwrap().results.len(), 8);
 
     // A liked item was seen: it leaves the very next slate.
@@ -205,7 +206,12 @@ async fn users_are_kept_merged_and_forgotten() {
     let get = || v1::GetUserRequest { user_id: "ann".to_owned(), ..Default::default() };
     let found = server.users().get_user(get()).await.unwrap().into_inner();
     assert_eq!((found.events, found.profile_events), (2, 2));
-    let list = |page_token: String| v1::ListEventsRequest { user_id: "ann".to_owned(), page_size: 1, page_token, ..Default::default() };
+    let list = |page_token: String| v1::ListEventsRequest {
+        user_id: "ann".to_owned(),
+        page_size: 1,
+        page_token,
+        ..Default::default()
+    };
     let first = server.users().list_events(list(String::new())).await.unwrap().into_inner();
     let second = server.users().list_events(list(first.next_page_token.clone())).await.unwrap().into_inner();
     assert_eq!([&first.events[0].id, &second.events[0].id], ["2", "1"]);

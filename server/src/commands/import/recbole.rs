@@ -3,6 +3,7 @@
 //! Of the knowledge graph only cast, directors, writers and countries are taken, as opaque ids: features, never shown.
 //! Awards, sequels and the like are left out: they were not known when the ratings were given.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -65,7 +66,7 @@ impl Files {
             }
             Files::Wheel(zip) => {
                 let inside = format!("/{NAME}/{name}");
-                let Some(entry) = zip.file_names().find(|entry| entry.ends_with(&inside)).map(str::to_owned) else {
+                let Some(entry) = zip.file_names().flatten().find(|entry| entry.ends_with(&inside)).map(Cow::into_owned) else {
                     return Ok(None);
                 };
                 let file = zip.by_name(&entry).with_context(|| format!("reading {entry} in the wheel"))?;

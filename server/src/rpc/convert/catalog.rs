@@ -130,6 +130,8 @@ mod tests {
             let error = attributes_in(Some(Struct { fields })).unwrap_err();
             assert_eq!(error.to_string(), "attributes: numbers must be finite");
         }
-        assert!(item_in(v1::Item { year: 10_000, ..Default::default() }).unwrap_err().to_string().starts_with("year: "));
+        assert!(
+            item_in(v1::Item { year: 10_000, ..Default::default() }).unwrap_err().to_string().starts_with("year: ")
+        );
     }
 }

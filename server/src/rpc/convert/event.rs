@@ -54,8 +54,7 @@ pub(in crate::rpc) fn event_out(event: Event) -> v1::Event {
         EventKind::Custom(name) => (v1::EventType::Custom, name),
     };
     let id = event.user.id().to_owned();
-    let (user_id, anonymous_id) =
-        if event.user.is_anonymous() { (String::new(), id) } else { (id, String::new()) };
+    let (user_id, anonymous_id) = if event.user.is_anonymous() { (String::new(), id) } else { (id, String::new()) };
     v1::Event {
         id: event.id,
         user_id,

@@ -48,9 +48,10 @@ pub(in crate::rpc) fn rank(request: v1::RankItemsRequest, refine: &Refine, confi
     if let Some(variant) = &refine.variant {
         query.variant.clone_from(variant);
     }
-    for (field, is_used) in
-        [("query.exclude_item_ids", !query.exclude_item_ids.is_empty()), ("query.page_token", !query.page_token.is_empty())]
-    {
+    for (field, is_used) in [
+        ("query.exclude_item_ids", !query.exclude_item_ids.is_empty()),
+        ("query.page_token", !query.page_token.is_empty()),
+    ] {
         if is_used {
             return Err(Error::invalid(field, "must be empty: the caller brings the candidates"));
         }
@@ -207,7 +208,11 @@ fn context(context: v1::Context, config: &Config) -> Result<Context> {
 fn filter(filter: v1::Filter, config: &Config) -> Result<Filter> {
     let limits = &config.limits;
     let conditions = filter.genres_any.len() + filter.genres_none.len() + filter.attributes.len();
-    count_in("genres_any, genres_none and attributes together", conditions, ("filter_max_conditions", limits.filter_max_conditions))?;
+    count_in(
+        "genres_any, genres_none and attributes together",
+        conditions,
+        ("filter_max_conditions", limits.filter_max_conditions),
+    )?;
     for (field, genres) in [("genres_any", &filter.genres_any), ("genres_none", &filter.genres_none)] {
         for genre in genres {
             bytes(field, genre, ("list_entry_max_bytes", limits.list_entry_max_bytes))?;
@@ -312,13 +317,19 @@ mod tests {
         refused(|request| request.write_token = "garbage".to_owned(), "write_token");
         refused(|request| request.require_fresh = true, "require_fresh");
         refused(|request| request.context = Some(v1::Context { hour: Some(24), ..Default::default() }), "context.hour");
-        refused(|request| request.context = Some(v1::Context { weekday: Some(7), ..Default::default() }), "context.weekday");
+        refused(
+            |request| request.context = Some(v1::Context { weekday: Some(7), ..Default::default() }),
+            "context.weekday",
+        );
         let country = v1::Context { country: "Atlantis".to_owned(), ..Default::default() };
         refused(|request| request.context = Some(country), "context.country");
         refused(filter(|filter| filter.year_min = 10_000), "filter.year_min");
         refused(filter(|filter| filter.year_max = -5), "filter.year_max");
         refused(filter(|filter| filter.attributes = vec![range(f64::NAN)]), "filter.attributes[0].range");
-        refused(filter(|filter| filter.attributes = vec![v1::AttributeCondition::default()]), "filter.attributes[0].name");
+        refused(
+            filter(|filter| filter.attributes = vec![v1::AttributeCondition::default()]),
+            "filter.attributes[0].name",
+        );
         let late = prost_types::Timestamp { seconds: i64::MAX, nanos: 0 };
         refused(filter(|filter| filter.available_at = Some(late)), "filter.available_at");
     }
