@@ -5,6 +5,7 @@ Prints every broken rule and exits with 1. Python's standard library only.
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -18,6 +19,11 @@ ENGINE_WITHOUT = {
     "async-std", "chrono", "fred", "hyper", "mio", "prost-types", "rdkafka", "redis", "reqwest", "rusqlite", "sqlx",
     "time", "tokio", "tonic",
 }  # fmt: skip
+LICENCES = {"Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "ISC", "MIT", "Unicode-3.0", "Zlib"}
+REFUSED = {
+    "openssl-sys": "TLS is rustls; no C library that must be on the machine",
+    "protoc-bin-vendored": "protos compile without protoc",
+}
 # Who may name the generated types: the RPC layer, its tests, and the client for load tests.
 MAY_NAME_PROTO = ("proto/", "server/src/rpc/", "server/tests/", "loadtest/", "docs/examples/")
 
@@ -91,6 +97,22 @@ def dependencies_have_reasons() -> Iterator[str]:
             yield f"models/pyproject.toml:{number}: no reason behind {line.strip()}"
 
 
+def licences_are_permissive() -> Iterator[str]:
+    """Marquee is Apache-2.0 and linked statically: every crate must offer a licence that goes with that."""
+    told = subprocess.run(
+        ["cargo", "metadata", "--format-version", "1", "--locked"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for package in json.loads(told.stdout)["packages"]:
+        # "(MIT OR Apache-2.0) AND Unicode-3.0", or of old "MIT/Apache-2.0": each part needs one that is allowed.
+        expression = (package["license"] or "none").replace("/", " OR ")
+        for part in re.split(r"\s+AND\s+", expression):
+            offers = {offer.strip(" ()") for offer in re.split(r"\s+OR\s+", part)}
+            if not offers & LICENCES:
+                yield f"Cargo.lock: {package['name']} {package['version']} is under {package['license']}"
+        if package["name"] in REFUSED:
+            yield f"Cargo.lock: {package['name']}: {REFUSED[package['name']]}"
+
+
 def links_lead_somewhere() -> Iterator[str]:
     """Relative links of the documents."""
     link = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
@@ -115,6 +137,7 @@ RULES = (
     engine_asks_nothing,
     only_rpc_names_the_wire,
     dependencies_have_reasons,
+    licences_are_permissive,
     links_lead_somewhere,
     nothing_pickled,
 )
