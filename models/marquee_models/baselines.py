@@ -108,29 +108,37 @@ def ials(training: Training, settings: Settings) -> Scorer:
 
 def ease(training: Training, settings: Settings) -> Scorer:
     """EASE over the whole profile, or weighted exp(-position / decay)."""
-    weights = _ease_weights(training, settings["regularization"])
+    kept, weights = _ease_weights(training, settings["regularization"])
     decay = settings.get("decay_items")
 
     def score(asked: Moments) -> F32:
         recency = None if decay is None else np.exp(-asked.positions() / decay)
-        return _dense(asked.matrix(recency) @ weights)
+        scores = np.zeros((len(asked), asked.items), np.float32)
+        scores[:, kept] = _dense(asked.matrix(recency)[:, kept] @ weights)
+        return scores
 
     return score
 
 
-_EASE: dict[tuple[int, float], F32 | sp.csr_matrix] = {}
+_EASE: dict[tuple[int, float], tuple[I64, F32 | sp.csr_matrix]] = {}
 
 
-def _ease_weights(training: Training, regularization: float) -> F32 | sp.csr_matrix:
+def _ease_weights(training: Training, regularization: float) -> tuple[I64, F32 | sp.csr_matrix]:
     # The trials of EASE with recency share inverses.
     key = (id(training.prepared), regularization)
     if key not in _EASE:
+        config = retrieval_ease.Config
         matrix = training.prepared.matrix()
-        if matrix.shape[1] <= retrieval_ease.Config.dense_items_max:
-            _EASE[key] = retrieval_ease.dense_weights(matrix, matrix, regularization)
+        kept = retrieval_ease.kept_items(matrix, config.users_min)
+        matrix = matrix[:, kept]
+        if len(kept) <= config.dense_items_max:
+            weights = retrieval_ease.dense_weights(matrix, matrix, regularization)
         else:
-            size = retrieval_ease.Config.neighbourhood_items
-            _EASE[key] = retrieval_ease.neighbourhood_weights(matrix, matrix, regularization, size)
+            size = config.neighbourhood_items
+            weights = retrieval_ease.neighbourhood_weights(matrix, matrix, regularization, size)
+        # One inverse at a time: they are large.
+        _EASE.clear()
+        _EASE[key] = kept, weights
     return _EASE[key]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from marquee_models import report
 
-LIBRARIES = ("numpy", "scipy", "xgboost-cpu", "implicit", "onnx", "onnxmltools", "safetensors")
+LIBRARIES = ("numpy", "scipy", "xgboost-cpu", "implicit", "onnx", "safetensors")
 
 
 def libraries() -> dict[str, str]:

@@ -3,10 +3,9 @@
 An export is checked before it gets its name: the declared names and shapes, and the scores of onnxruntime
 against the native predictor's. A file that exists is a file that was checked.
 
-How: the booster is loaded into `XGBRegressor` and converted with onnxmltools, because onnxmltools refuses
-`XGBRanker` and silently exports a raw `rank:ndcg` booster as a classifier with NaN scores. Seen to work with
-xgboost 3.2 (base_score as a vector in text) and onnxmltools 1.16. The conversion leaves the batch dimension
-unset and calls the output "variable": both are rewritten here.
+How: the trees of the booster's JSON become one TreeEnsembleRegressor node. XGBoost goes left when `value < threshold`
+(BRANCH_LT) and sends an unknown value where `default_left` says. No converter is needed: onnxmltools refuses
+`XGBRanker`, silently exports a raw `rank:ndcg` booster as a classifier with NaN scores, and brings 40 MB along.
 """
 
 import json
@@ -20,14 +19,16 @@ import numpy as np
 import onnx
 import onnxruntime
 import xgboost
-from onnxmltools import convert_xgboost
-from onnxmltools.convert.common.data_types import FloatTensorType
 
 from marquee_models.arrays import F32
 
 INPUT = "features"
 OUTPUT = "score"
 BATCH = "N"
+NODE_ATTRIBUTES = (
+    *("treeids", "nodeids", "featureids", "modes", "values", "truenodeids", "falsenodeids"),
+    "missing_value_tracks_true",
+)
 DIFFERENCE_MAX = 1e-5
 PROBE_ROWS = 2048
 # Objectives whose prediction is the plain sum of the trees. Others transform it (logistic, log link),
@@ -65,15 +66,12 @@ def export_xgboost(
     """
     document = json.loads(Path(booster_json_path).read_text())
     _check_booster(document, columns)
-    regressor = xgboost.XGBRegressor()
-    regressor.load_model(booster_json_path)
-    booster = regressor.get_booster()
-    # onnxmltools understands only the names f0, f1, ...; the real ones live in the bundle's manifest.
+    booster = xgboost.Booster(model_file=booster_json_path)
+    # Names are checked above; the probe rows have none.
     booster.feature_names = None
     booster.feature_types = None
 
-    model = convert_xgboost(regressor, initial_types=[(INPUT, FloatTensorType([None, len(columns)]))])
-    _declare(model, len(columns))
+    model = _model(document["learner"], len(columns))
     _check_signature(model, len(columns))
     content = model.SerializeToString()
 
@@ -112,16 +110,58 @@ def _check_booster(document: dict[str, Any], columns: Sequence[str]) -> None:
         raise ExportError("categorical columns cannot be exported")
 
 
-def _declare(model: onnx.ModelProto, width: int) -> None:
-    """Name the input and output, and give them the shapes [N, width] and [N, 1]."""
-    graph = model.graph
-    (node,) = graph.node
-    node.input[:] = [INPUT]
-    node.output[:] = [OUTPUT]
+def _model(learner: dict[str, Any], width: int) -> onnx.ModelProto:
+    """One node, with the batch dimension declared. Node numbers are XGBoost's own; a leaf's value is its condition."""
+    trees = learner["gradient_booster"]["model"]["trees"]
+    nodes: dict[str, list[Any]] = {name: [] for name in NODE_ATTRIBUTES}
+    leaves: dict[str, list[Any]] = {name: [] for name in ("treeids", "nodeids", "ids", "weights")}
+    for number, tree in enumerate(trees):
+        for node, left in enumerate(tree["left_children"]):
+            is_leaf = left == -1
+            value = tree["split_conditions"][node]
+            values = {
+                "treeids": number,
+                "nodeids": node,
+                "featureids": 0 if is_leaf else tree["split_indices"][node],
+                "modes": "LEAF" if is_leaf else "BRANCH_LT",
+                "values": 0.0 if is_leaf else value,
+                "truenodeids": 0 if is_leaf else left,
+                "falsenodeids": 0 if is_leaf else tree["right_children"][node],
+                "missing_value_tracks_true": 0 if is_leaf else int(tree["default_left"][node]),
+            }
+            for name, part in values.items():
+                nodes[name].append(part)
+            if is_leaf:
+                for name, part in {"treeids": number, "nodeids": node, "ids": 0, "weights": value}.items():
+                    leaves[name].append(part)
     float32 = onnx.TensorProto.FLOAT
-    del graph.input[:], graph.output[:]
-    graph.input.append(onnx.helper.make_tensor_value_info(INPUT, float32, [BATCH, width]))
-    graph.output.append(onnx.helper.make_tensor_value_info(OUTPUT, float32, [BATCH, 1]))
+    ensemble = onnx.helper.make_node(
+        "TreeEnsembleRegressor",
+        [INPUT],
+        [OUTPUT],
+        name="ranker",
+        domain="ai.onnx.ml",
+        n_targets=1,
+        post_transform="NONE",
+        base_values=[_base_score(learner)],
+    )
+    for prefix, lists in (("nodes", nodes), ("target", leaves)):
+        ensemble.attribute.extend(
+            onnx.helper.make_attribute(f"{prefix}_{name}", values) for name, values in lists.items()
+        )
+    graph = onnx.helper.make_graph(
+        [ensemble],
+        "ranker",
+        [onnx.helper.make_tensor_value_info(INPUT, float32, [BATCH, width])],
+        [onnx.helper.make_tensor_value_info(OUTPUT, float32, [BATCH, 1])],
+    )
+    versions = [onnx.helper.make_opsetid("ai.onnx.ml", 1)]
+    return onnx.helper.make_model(graph, opset_imports=versions, ir_version=8, producer_name="marquee")
+
+
+def _base_score(learner: dict[str, Any]) -> float:
+    """XGBoost 3 writes it as a vector in text: "[5E-1]"."""
+    return float(learner["learner_model_param"]["base_score"].strip("[]"))
 
 
 def _check_signature(model: onnx.ModelProto, width: int) -> None:

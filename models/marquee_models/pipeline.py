@@ -17,9 +17,9 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -38,6 +38,8 @@ from marquee_models import (
 from marquee_models.binary import Binary, BinaryFailed
 from marquee_models.report import Report
 from marquee_models.steps import Result, Steps, fresh, threads_default
+
+T = TypeVar("T")
 
 EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE = 1, 3, 64
 
@@ -101,7 +103,7 @@ class Run:
         out = self.work / name / "export"
 
         def action() -> Result:
-            self.binary.export(fresh(out), until_ms)
+            self.binary.export(out, until_ms)
             about = json.loads((out / "export.json").read_text(encoding="utf-8"))
             return {"shown": f"{about['events']:,} events, {about['items']:,} items, {about['users']:,} users"}
 
@@ -415,22 +417,24 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, help="its config file (marquee.toml)")
     parser.add_argument("--work", type=Path, default=Path(".marquee/training"), help="what can be made again")
     parser.add_argument("--bundles", type=Path, default=Path(".marquee/bundles"), help="where published bundles go")
-    parser.add_argument("--baselines", choices=("all", "none"), default="all", help="measured beside us")
+    parser.add_argument("--baselines", choices=("all", "none"), help="measured beside us (default: all)")
     parser.add_argument("--rolling", type=int, metavar="N", help="N backtests over a growing log; publishes nothing")
     parser.add_argument("--no-publish", action="store_true", help="stop after the evaluation")
     parser.add_argument("--no-activate", action="store_true", help="build the bundle but let it not serve")
-    parser.add_argument("--margin", type=float, default=gate.Config.margin, help="how much worse may still serve")
+    parser.add_argument("--margin", type=float, help="how much worse may still serve (default: 0.03)")
+    parser.add_argument("--settings", type=Path, help="JSON object over the recipe, by the names of the config classes")
     parser.add_argument("--threads", type=int, default=threads_default())
     parser.add_argument("--again", action="store_true", help="skip nothing")
     try:
         chosen = parser.parse_args(arguments)
     except SystemExit as leave:
         return EXIT_USAGE if leave.code else 0
-    run = Run(
-        Steps(chosen.work, again=chosen.again),
-        Binary(chosen.marquee_bin, chosen.config),
-        configured(chosen.threads, chosen.baselines == "all", chosen.margin),
-    )
+    try:
+        config = configured(chosen)
+    except (OSError, ValueError) as failed:
+        print(f"failed: {failed}", file=sys.stderr)
+        return EXIT_USAGE
+    run = Run(Steps(chosen.work, again=chosen.again), Binary(chosen.marquee_bin, chosen.config), config)
     try:
         return _all(run, chosen)
     except (BinaryFailed, arrays.BadArrays, export.ExportError, ValueError) as failed:
@@ -438,17 +442,38 @@ def main(arguments: list[str] | None = None) -> int:
         return EXIT_FAILED
 
 
-def configured(threads: int, with_baselines: bool, margin: float) -> Config:
-    """The settings, with the number of threads where a model has one."""
-    plain = Config()
-    ials = {**asdict(plain.retrieval.ials), "threads": threads}
-    return Config(
-        baselines=with_baselines,
-        threads=threads,
-        retrieval=retrieval.Config(ials=type(plain.retrieval.ials)(**ials)),
-        ranker=ranker_xgboost.Config(**{**asdict(plain.ranker), "threads": threads}),
-        gate=gate.Config(margin=margin),
-    )
+def configured(chosen: argparse.Namespace) -> Config:
+    """The settings: the recipe, the settings file over it, the arguments over that."""
+    config = Config()
+    if chosen.settings:
+        config = overridden(config, json.loads(chosen.settings.read_text(encoding="utf-8")), "settings")
+    threads = chosen.threads
+    over = {"threads": threads, "retrieval": {"ials": {"threads": threads}}, "ranker": {"threads": threads}}
+    if chosen.baselines is not None:
+        over["baselines"] = chosen.baselines == "all"
+    if chosen.margin is not None:
+        over["gate"] = {"margin": chosen.margin}
+    return overridden(config, over, "arguments")
+
+
+def overridden(config: T, values: dict[str, Any], where: str) -> T:
+    """`config` (a frozen dataclass, or a mapping of them) with some values replaced; a name it lacks is an error."""
+    changed: dict[str, Any] = {}
+    for name, value in values.items():
+        path = f"{where}.{name}"
+        mapping = config if isinstance(config, dict) else vars(config)
+        if name not in mapping:
+            raise ValueError(f"{path}: no such setting; there are {', '.join(mapping)}")
+        held = mapping[name]
+        if is_dataclass(held) or isinstance(held, dict):
+            if not isinstance(value, dict):
+                raise ValueError(f"{path}: must be an object")
+            changed[name] = overridden(held, value, path)
+        else:
+            if not isinstance(value, int if isinstance(held, int) else int | float if held is not None else object):
+                raise ValueError(f"{path}: must be like {held!r}")
+            changed[name] = type(held)(value)
+    return cast(T, {**config, **changed} if isinstance(config, dict) else replace(config, **changed))  # type: ignore[type-var]
 
 
 def _all(run: Run, chosen: argparse.Namespace) -> int:

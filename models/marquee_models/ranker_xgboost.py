@@ -26,13 +26,14 @@ from marquee_models.arrays import F32, F64, I64, U32, Bools
 class Config:
     """Settings of the ranker."""
 
-    trees_max: int = 400
+    trees_max: int = 250
     depth_max: int = 3
     learning_rate: float = 0.05
     rows_per_leaf_min: float = 20.0
     rows_share: float = 0.7
     columns_share: float = 0.5
     l2: float = 10.0
+    bins: int = 64
     # Labels above 0 count alike; else by their grade.
     binary_label: bool = True
     # Random rows without a positive label kept in each moment; all the others are.
@@ -46,7 +47,7 @@ class Config:
     # Share of the moments, the newest, that choose the number of trees.
     validation_share: float = 0.2
     # Stop when NDCG@10 there has not risen for this many trees.
-    patience_trees: int = 50
+    patience_trees: int = 100
     # Fit again on all rows with the number of trees found.
     refit: bool = True
     golden_rows: int = 256
@@ -98,7 +99,7 @@ class Rows:
 
 
 class NothingToLearn(Exception):
-    """The rows hold no positive label; the bundle goes without a ranker. The message says so in plain words."""
+    """The rows teach nothing; the bundle goes without a ranker. The message says why in plain words."""
 
 
 def read_rows(path: Path) -> Rows:
@@ -126,7 +127,7 @@ class Fitted:
 
 
 def fit(rows: Rows, config: Config) -> Fitted:
-    """Raises `NothingToLearn` when no row is positive."""
+    """Raises `NothingToLearn` when no row is positive, or no feature tells positive rows from others."""
     rows = rows.with_positives()
     if len(rows.group) < 2:
         raise NothingToLearn(f"no ranker: {len(rows.group)} moments with a positive event in the training window")
@@ -150,7 +151,10 @@ def fit(rows: Rows, config: Config) -> Fitted:
         booster = booster[:trees]
     found = booster.get_score(importance_type="total_gain")
     gain = np.array([found.get(name, 0.0) for name in rows.columns], dtype=np.float64)
-    importance = dict(zip(rows.columns, (gain / max(gain.sum(), 1e-30)).tolist(), strict=True))
+    if gain.sum() == 0:
+        # All rows would score alike and the slate's order be arbitrary.
+        raise NothingToLearn(f"no ranker: {len(rows.features)} rows are too few for any feature to tell them apart")
+    importance = dict(zip(rows.columns, (gain / gain.sum()).tolist(), strict=True))
     return Fitted(booster, trees, score, dict(sorted(importance.items(), key=lambda entry: -entry[1])))
 
 
@@ -159,6 +163,7 @@ def _parameters(config: Config) -> dict[str, Any]:
         "objective": "rank:ndcg",
         "eval_metric": "ndcg@10",
         "tree_method": "hist",
+        "max_bin": config.bins,
         "max_depth": config.depth_max,
         "eta": config.learning_rate,
         "min_child_weight": config.rows_per_leaf_min,

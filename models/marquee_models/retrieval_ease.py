@@ -7,7 +7,7 @@ item's target on all other items. `cooccurrence` has Y = X (then the weight is -
 recency. Only the largest positive weights of a row are kept, which costs nothing: on ML-100K's validation period
 NDCG@10 is 0.1334 with all weights, 0.1351 with the largest 200 of each row (lambda 1000, recency exp(-position/5)).
 
-The border: a dense inverse of n items holds three n x n matrices of doubles at its peak (10 GB at 20,000 items) and
+The border: a dense inverse of n items holds two to three n x n matrices of doubles (10 GB at 20,000 items) and
 takes n^3 steps. Above `dense_items_max` items, each item is regressed on its own `neighbourhood_items` most similar
 items alone: the same regression with the other weights held at 0, in no n x n memory. Its quality is the same: 0.1357
 against 0.1334 dense on ML-100K with 300 neighbours, 0.1305 with 100.
@@ -53,8 +53,7 @@ MATRICES = {"cooccurrence": Config(), "cooccurrence_liked": Config(liked_only=Tr
 def fit(prepared: Prepared, config: Config) -> Links:
     """The weights from each item row to others."""
     interactions = prepared.matrix()
-    users_of = np.bincount(interactions.indices, minlength=prepared.items)
-    kept = np.flatnonzero(users_of >= config.users_min).astype(np.int64)
+    kept = kept_items(interactions, config.users_min)
     if len(kept) < 2:
         return arrays.links_of_sparse(sp.csr_matrix((prepared.items, prepared.items), dtype=np.float32), 1)
     matrix = interactions[:, kept]
@@ -66,13 +65,18 @@ def fit(prepared: Prepared, config: Config) -> Links:
     return arrays.links_of_sparse(_spread(sparse, kept, prepared.items), config.row_entries_max)
 
 
+def kept_items(interactions: sp.csr_matrix, users_min: int) -> I64:
+    """Columns with enough users."""
+    users_of = np.bincount(interactions.indices, minlength=interactions.shape[1])
+    return np.flatnonzero(users_of >= users_min).astype(np.int64)
+
+
 def dense_weights(matrix: sp.csr_matrix, targets: sp.csr_matrix, regularization: float) -> F32:
     """The regression in closed form over all columns of `matrix`."""
     gram: F64 = (matrix.T @ matrix).toarray().astype(np.float64)
     diagonal = np.diag_indices_from(gram)
     gram[diagonal] += regularization
-    factor = scipy.linalg.cho_factor(gram, lower=True, overwrite_a=True, check_finite=False)
-    inverse: F64 = scipy.linalg.cho_solve(factor, np.eye(len(gram)), overwrite_b=True, check_finite=False)
+    inverse = _inverse(gram)
     own = np.diag(inverse).copy()
     if targets is matrix:
         weights = inverse / -own
@@ -81,6 +85,18 @@ def dense_weights(matrix: sp.csr_matrix, targets: sp.csr_matrix, regularization:
         weights -= inverse * (np.diag(weights) / own)
     weights[diagonal] = 0.0
     return weights.astype(np.float32)
+
+
+def _inverse(positive_definite: F64) -> F64:
+    # LAPACK's potrf and potri in place: n^3 steps, 2.3 times fewer than solving for the unit matrix.
+    factor, wrong = scipy.linalg.lapack.dpotrf(positive_definite.T, lower=True, overwrite_a=True, clean=False)
+    inverse: F64
+    inverse, wrong_too = scipy.linalg.lapack.dpotri(factor, lower=True, overwrite_c=True)
+    if wrong or wrong_too:
+        raise ValueError("the Gram matrix is not positive definite: regularization must be above 0")
+    for row in range(1, len(inverse)):
+        inverse[:row, row] = inverse[row, :row]
+    return inverse
 
 
 def neighbourhood_weights(

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Stands in for the binary `marquee` where only the pipeline's own logic is tested: order, restarts, gate, exit codes.
 
-State is a folder beside this file's copy: `log/` (an export), `serving`, `calls`, `quality` (the NDCG@10 it reports).
+State is a folder beside this file's copy: `log/` (an export), `serving`, `calls`, `quality` (the NDCG@10 it reports;
+`quality.VERSION` for one bundle alone).
 Imports little, as it starts many times.
 """
 
@@ -29,7 +30,10 @@ def option(name: str, default: str | None = None) -> str:
 
 def export() -> None:
     out, until = Path(option("--out")), int(option("--until", str(2**62)))
-    shutil.copytree(HOME / "log", out, dirs_exist_ok=True)
+    # As the binary does: an export is replaced, another folder is not touched.
+    assert not out.exists() or (out / "export.json").exists()
+    shutil.rmtree(out, ignore_errors=True)
+    shutil.copytree(HOME / "log", out)
     events = load_file(out / "events.safetensors")
     keep = events["time_ms"] < until
     save_file({name: array[keep] for name, array in events.items()}, out / "events.safetensors")
@@ -53,16 +57,16 @@ def bundle_list() -> None:
 
 def replay() -> None:
     random = np.random.default_rng(0)
-    features = random.random((400, 2)).astype(np.float32)
+    features = random.random((8000, 2)).astype(np.float32)
     written: dict[str, Any] = {
         "features": features,
         "label": (features[:, 0] > 0.8).astype(np.float32),
-        "group": np.full(40, 10, np.uint32),
-        "user": np.arange(40, dtype=np.uint32),
-        "time_ms": np.arange(40, dtype=np.int64),
+        "group": np.full(400, 20, np.uint32),
+        "user": np.arange(400, dtype=np.uint32),
+        "time_ms": np.arange(400, dtype=np.int64),
     }
     save_file(written, option("--out"), {"columns": json.dumps(COLUMNS)})
-    print("400 rows of 40 moments")
+    print("8000 rows of 400 moments")
 
 
 def moments_of(path: Path) -> None:
@@ -86,7 +90,8 @@ def evaluate() -> None:
         moments_of(Path(option("--moments-out")))
     if "--moments-only" in sys.argv:
         return
-    quality = float((HOME / "quality").read_text())
+    own = HOME / f"quality.{Path(option('--bundle', 'none')).name}"
+    quality = float((own if own.exists() else HOME / "quality").read_text())
     scores = {"ranked": quality, "blend": quality, "popular": 0.1} if "--bundle" in sys.argv else {}
     if "--lists" in sys.argv:
         scores |= {path.stem: 0.05 for path in Path(option("--lists")).iterdir()}

@@ -36,50 +36,41 @@ def calls(home: Path) -> list[str]:
     return (home / "calls").read_text().split("\n")
 
 
-def test_the_first_run_publishes_a_bundle_with_all_its_files(home: Path) -> None:
+def test_a_life_from_the_first_bundle_to_a_refused_one(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    # The first run publishes a bundle with all its files.
     assert run(home, "--baselines", "none") == 0
-    bundle = home / "bundles" / (home / "serving").read_text()
-    names = {path.name for path in bundle.iterdir()}
+    serving = (home / "serving").read_text()
+    names = {path.name for path in (home / "bundles" / serving).iterdir()}
     matrices = {"cooccurrence", "cooccurrence_liked", "transitions", "transitions_wide", "transitions_liked", "similar"}
     assert names == {f"{name}.safetensors" for name in matrices | {"embedding", "content", "likes", "golden"}} | {
         "ranker.onnx",
         "card.md",
         "training.json",
     }
-    card = (bundle / "card.md").read_text()
-    assert "| **ranked** | 0.2000 |" in card
+    assert "| **ranked** | 0.2000 |" in (home / "bundles" / serving / "card.md").read_text()
     assert json.loads((home / "work" / "live" / "metrics.json").read_text())["ndcg_at_10"] == 0.2
 
-
-def test_a_second_run_repeats_nothing(home: Path) -> None:
-    assert run(home, "--baselines", "none") == 0
-    first = sorted((home / "bundles").iterdir())
-    assert run(home, "--baselines", "none") == 0
-    assert not {"replay", "bundle build", "bundle activate"} & set(calls(home))
-    assert sorted((home / "bundles").iterdir()) == first
-
-
-def test_a_lost_output_is_made_again_and_nothing_else(home: Path) -> None:
-    assert run(home, "--baselines", "none", "--no-publish") == 0
+    # The second repeats nothing, but for what was lost.
     (home / "work" / "rows" / "models" / "similar.safetensors").unlink()
-    assert run(home, "--baselines", "none", "--no-publish") == 0
-    assert (home / "work" / "rows" / "models" / "similar.safetensors").exists()
-    assert "replay" not in calls(home)
-
-
-def test_worse_than_the_serving_bundle_is_not_published(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(home, "--baselines", "none") == 0
-    serving = (home / "serving").read_text()
-    longer = checkerboard()
-    grown = {name: array[: len(array) // 2] for name, array in longer.items()}
-    write_export(home / "log", grown)
-    # The stand-in reports the same for every bundle; the new one falls below the floor of popularity.
-    (home / "quality").write_text("0.05")
+    assert (home / "work" / "rows" / "models" / "similar.safetensors").exists()
+    assert not {"replay", "bundle build", "bundle activate"} & set(calls(home))
+    assert [path.name for path in (home / "bundles").iterdir()] == [serving]
+
+    # The log changes; the serving bundle's backtest is better on the new period than the new one's.
+    write_export(home / "log", {name: array[: len(array) // 2] for name, array in checkerboard().items()})
+    twin = json.loads((home / "work" / "backtests" / f"{serving}.json").read_text())["folder"]
+    (home / f"quality.{Path(twin).name}").write_text("0.25")
+    capfd.readouterr()
     assert run(home, "--baselines", "none") == pipeline.EXIT_REFUSED
-    assert (home / "serving").read_text() == serving
     told = capfd.readouterr().err
     assert "NOT PUBLISHED" in told
-    assert "NDCG@10 0.0500 is 0.500 times that of popular (0.1000)" in told
+    assert "NDCG@10 0.2000 is 0.800 times that of the serving bundle's backtest (0.2500)" in told
+    assert (home / "serving").read_text() == serving
+
+    # Within the margin it serves.
+    assert run(home, "--baselines", "none", "--margin", "0.25") == 0
+    assert (home / "serving").read_text() != serving
 
 
 def test_baselines_are_chosen_before_and_measured_on_the_test_period(home: Path) -> None:
@@ -100,6 +91,18 @@ def test_rolling_splits_end_in_one_table(home: Path, capfd: pytest.CaptureFixtur
 def test_a_missing_binary_is_a_failure_and_bad_arguments_are_told_apart(home: Path) -> None:
     assert pipeline.main(["--marquee-bin", str(home / "absent"), "--work", str(home / "work")]) == pipeline.EXIT_FAILED
     assert pipeline.main(["--no-such-thing"]) == pipeline.EXIT_USAGE
+
+
+def test_settings_are_laid_over_the_recipe_and_misspelt_ones_are_named() -> None:
+    over = {"retrieval": {"ease": {"cooccurrence": {"regularization": 300}}}, "ranker": {"depth_max": 2}}
+    config = pipeline.overridden(pipeline.Config(), over, "settings")
+    assert config.retrieval.ease["cooccurrence"].regularization == 300
+    assert config.retrieval.ease["cooccurrence_liked"].regularization == 1000
+    assert config.ranker.depth_max == 2
+    with pytest.raises(ValueError, match=r"settings\.ranker\.depth: no such setting"):
+        pipeline.overridden(pipeline.Config(), {"ranker": {"depth": 2}}, "settings")
+    with pytest.raises(ValueError, match=r"settings\.ranker\.depth_max: must be like 3"):
+        pipeline.overridden(pipeline.Config(), {"ranker": {"depth_max": "deep"}}, "settings")
 
 
 def test_an_empty_log_fails_in_plain_words(home: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,12 @@ def test_rows_without_a_positive_teach_nothing(tmp_path: Path) -> None:
     blank = Rows(rows.columns, rows.features, np.zeros_like(rows.label), rows.group, rows.user, rows.time_ms)
     with pytest.raises(ranker_xgboost.NothingToLearn, match="0 moments with a positive"):
         ranker_xgboost.fit(blank, QUICK)
+
+
+def test_rows_too_few_for_any_split_teach_nothing(tmp_path: Path) -> None:
+    rows = ranker_xgboost.read_rows(rows_file(tmp_path / "rows.safetensors"))
+    with pytest.raises(ranker_xgboost.NothingToLearn, match="too few"):
+        ranker_xgboost.fit(rows, replace(QUICK, rows_per_leaf_min=1e6))
 
 
 def test_thinning_keeps_all_positives_and_the_order(tmp_path: Path) -> None:
