@@ -27,6 +27,21 @@ WHY_NOT = ("Blade Runner", "Lion King, The", "Casablanca")
 LATENCY_CALLS = 200
 EVENT_LIKE, EVENT_RATING = 5, 7
 REASONS = 1
+# A reason's kind in words: with the film that it speaks of, and without.
+WORDS = {
+    "because_you_liked": ("because you liked {}", "goes with what you liked"),
+    "follows": ("often watched after {}", "what comes next for many"),
+    "similar_content": ("much like {}", "your kind of film"),
+    "similar_users": ("people with your taste like it", "people with your taste like it"),
+    "for_you": ("fits your taste", "fits your taste"),
+    "popular": ("popular now", "popular now"),
+    "new": ("new", "new"),
+}
+WORDS_OF_SIMILAR = {
+    "because_you_liked": ("the same people watch both", "the same people watch both"),
+    "similar_content": ("genres, people and words in common", "genres, people and words in common"),
+    "for_you": ("close in taste", "close in taste"),
+}
 
 
 class Screen:
@@ -88,47 +103,36 @@ class Tour:
             if not page_token:
                 return items
 
-    def name(self, item_id: str) -> str:
-        """Title and year; "Lion King, The" reads "The Lion King"."""
-        item = self.items.get(item_id)
-        if item is None:
-            return item_id
-        title = item.title
+    def title(self, item_id: str) -> str:
+        """ "Lion King, The" reads "The Lion King"."""
+        title = str(self.items[item_id].title) if item_id in self.items else item_id
         for article in ("The", "A", "An", "Les", "La", "Le"):
             if title.endswith(f", {article}"):
-                title = f"{article} {title.removesuffix(f', {article}')}"
-        return f"{title} ({item.year})" if item.year else title
+                return f"{article} {title.removesuffix(f', {article}')}"
+        return title
 
-    def because(self, reasons: Any) -> str:
-        """Reasons in words."""
-        words = {
-            "because_you_liked": "because you liked {}",
-            "follows": "often watched after {}",
-            "similar_content": "much like {}",
-            "similar_users": "people with your taste like it",
-            "for_you": "fits your taste as a whole",
-            "popular": "popular now",
-            "new": "new",
-        }
-        bare = {
-            "because_you_liked": "goes with what you liked",
-            "follows": "next in line",
-            "similar_content": "your kind",
-        }
-        told = []
+    def name(self, item_id: str) -> str:
+        """Title and year."""
+        year = self.items[item_id].year if item_id in self.items else 0
+        return f"{self.title(item_id)} ({year})" if year else self.title(item_id)
+
+    def because(self, reasons: Any, words: dict[str, tuple[str, str]], width: int) -> str:
+        """Reasons in words: as many as there is room for, the strongest first."""
+        told = ""
         for reason in reasons:
-            text = words.get(reason.kind, reason.kind)
-            if "{}" in text:
-                text = text.format(self.name(reason.item_id)) if reason.item_id else bare[reason.kind]
-            told.append(text)
-        return "; ".join(told)
+            about, bare = words.get(reason.kind, (reason.kind, reason.kind))
+            text = about.format(self.title(reason.item_id)) if reason.item_id else bare
+            if told and len(told) + 2 + len(text) > width:
+                break
+            told += f"; {text}" if told else text
+        return cut(told, width).rstrip()
 
-    def show(self, results: Any) -> None:
+    def show(self, results: Any, words: dict[str, tuple[str, str]] = WORDS) -> None:
         """One line an item: place, film, score, reasons."""
-        wide = self.screen.width - 2 - 4 - 36 - 9
+        wide = self.screen.width - 2 - 2 - 2 - 34 - 2 - 7 - 2
         for place, result in enumerate(results, 1):
             film = cut(self.name(result.item_id), 34)
-            why = cut(self.because(result.reasons), wide).rstrip()
+            why = self.because(result.reasons, words, wide)
             self.screen.say(f"  {place:>2}  {film}  {result.score:>7.3f}  {self.screen.dim(why)}")
 
     def opening(self) -> None:
@@ -194,7 +198,9 @@ class Tour:
     def similar(self) -> None:
         item = self.by_title.get(SIMILAR_TO) or next(iter(self.items))
         self.screen.title(f"Films like {self.name(item)}")
-        self.show(self.recommendations.SimilarItems(item_ids=[item], count=6, explain=REASONS).results)
+        self.show(
+            self.recommendations.SimilarItems(item_ids=[item], count=6, explain=REASONS).results, WORDS_OF_SIMILAR
+        )
 
     def why_not(self) -> None:
         asked = [self.by_title[title] for title in WHY_NOT if title in self.by_title]
@@ -228,10 +234,9 @@ class Tour:
         say("  grpcurl -plaintext \\")
         say(f"""      -d '{{"user_id": "{self.me}", "count": 5, "explain": "EXPLAIN_LEVEL_REASONS"}}' \\""")
         say(f"      {public} marquee.v1.RecommendationService/Recommend")
-        say(
-            f"""  grpcurl -plaintext -d '{{"events": [{{"id": "by-hand-1", "user_id": "{self.me}", "item_id": "50", """
-            """"type": "EVENT_TYPE_LIKE"}]}' \\"""
-        )
+        say("  grpcurl -plaintext \\")
+        event = f'{{"id": "by-hand-1", "user_id": "{self.me}", "item_id": "50", "type": "EVENT_TYPE_LIKE"}}'
+        say(f"""      -d '{{"events": [{event}]}}' \\""")
         say(f"      {public} marquee.v1.EventService/RecordEvents")
         say(f"""  grpcurl -plaintext -H "authorization: Bearer $(cat {self.addresses.token_file})" \\""")
         say(f"      {admin} marquee.v1.AdminService/GetStatus")
