@@ -28,6 +28,9 @@ use crate::store::{Erased, SlateRecord, SlateRecordItem, SlateRows, Store, UserK
 use crate::telemetry::Metrics;
 use crate::token::Page;
 
+/// What was left out for lack of time. Such an answer is not repeated; what the bundle lacks, it lacks next time, too.
+const EFFORT: &str = "effort";
+
 /// A question, checked but for what depends on the present state.
 #[derive(Debug, Clone)]
 pub struct Ask {
@@ -189,7 +192,7 @@ impl Desk {
         let (answer, record) = self.rank(&ask, situation, cache).await?;
         let body = encode(&answer);
         if let Some((key, state)) = lookup
-            && answer.slate.degraded.is_empty()
+            && !answer.slate.degraded.iter().any(|part| part.what == EFFORT)
         {
             let expires_ms = record.now_ms.saturating_add(i64::try_from(self.config.cache.ttl_ms).unwrap_or(i64::MAX));
             let record = Arc::new(SlateRecord { rows: None, ..record.clone() });
@@ -371,7 +374,7 @@ impl Desk {
         let steps = (left.as_secs_f32() / full.as_secs_f32() * 16.0).floor().clamp(1.0, 16.0);
         let why =
             format!("{} ms were left; sources were asked for {} % of their budgets", left.as_millis(), steps * 6.25);
-        (steps / 16.0, Some(Degradation { what: "effort".to_owned(), why }))
+        (steps / 16.0, Some(Degradation { what: EFFORT.to_owned(), why }))
     }
 
     /// A further page, when this one is full and the depth is not used up.

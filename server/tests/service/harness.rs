@@ -187,7 +187,9 @@ pub(crate) fn with_token<T>(message: T, token: &str) -> Request<T> {
 /// Writes a bundle of these items without any model and gives its folder.
 pub(crate) fn write_bundle(folder: &Path, version: &str, ids: &[&str]) -> PathBuf {
     let bundles = folder.join("bundles");
-    let item = |id: &&str| Arc::new(Item { id: (*id).into(), title: format!("Film {id}"), ..Item::default() });
+    // Nobody did anything with them: they are found because they are new.
+    let created_ms = Some(Clock::system().now_ms());
+    let item = |id: &&str| Arc::new(Item { id: (*id).into(), title: format!("Film {id}"), created_ms, ..Item::default() });
     let items: Vec<Arc<Item>> = ids.iter().map(item).collect();
     let stats = vec![ItemStats::default(); items.len()];
     let parts = Parts {

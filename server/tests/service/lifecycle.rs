@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use marquee_proto::v1;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tonic::{Code, Request};
+use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -41,23 +41,22 @@ async fn health_is_told_by_service() {
 
 #[tokio::test]
 async fn a_deadline_that_passed_is_deadline_exceeded() {
-    let folder = tempfile::tempdir().unwrap();
-    let server = Server::start(&folder).await;
-    // Waits for a write that never comes, longer than the caller does.
-    let mut request =
-        Request::new(v1::RecommendRequest { write_token: marquee::events::token::encode(9_999), ..of("ann") });
-    request.metadata_mut().insert("grpc-timeout", "1m".parse().unwrap());
-    let status = server.recommendations().recommend(request).await.unwrap_err();
-    assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
+    // The server's own bound: with a deadline of the caller, tonic's client would be the first to give up.
+    let with_timeout = async |timeout_ms| {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = crate::harness::config(folder.path());
+        config.server.request_timeout_ms = timeout_ms;
+        let server = Server::with(config).await;
+        let answer = server.recommend(v1::RecommendRequest { bypass_cache: true, ..of("ann") }).await;
+        server.stop().await;
+        answer
+    };
+    assert_eq!(with_timeout(1).await.unwrap_err().code(), Code::DeadlineExceeded);
     // Little time left: less effort, and it is told.
-    server.upsert(items(3)).await;
-    let mut request = Request::new(v1::RecommendRequest { bypass_cache: true, ..of("ann") });
-    request.metadata_mut().insert("grpc-timeout", "18m".parse().unwrap());
-    match server.recommendations().recommend(request).await {
-        Ok(answer) => assert_eq!(answer.into_inner().degraded.unwrap().parts[0].what, "effort"),
+    match with_timeout(18).await {
+        Ok(answer) => assert_eq!(answer.degraded.unwrap().parts[0].what, "effort"),
         Err(status) => assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}"),
     }
-    server.stop().await;
 }
 
 #[tokio::test]

@@ -51,7 +51,7 @@ async fn a_page_token_is_of_its_own_request_alone() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(&folder).await;
     let token = server.upsert(items(30)).await;
-    let first = server.recommend(v1::RecommendRequest { write_token: token, ..of("ann") }).await.unwrap();
+    let first = server.recommend(v1::RecommendRequest { count: 5, write_token: token, ..of("ann") }).await.unwrap();
     let page_token = first.next_page_token;
     assert!(!page_token.is_empty());
     for request in [
