@@ -1,4 +1,4 @@
-"""Skew: the feature rows that were logged while serving are those that replay rebuilds for the same moments, bit for bit."""
+"""Skew: feature rows logged while serving equal those that replay rebuilds for the same moments, bit for bit."""
 
 from __future__ import annotations
 
