@@ -10,17 +10,23 @@ use marquee_engine::types::TimeMs;
 #[derive(Clone, Default)]
 pub struct Clock {
     fixed: Option<Arc<AtomicI64>>,
+    offset_ms: i64,
 }
 
 impl Clock {
     /// The operating system's clock.
     pub fn system() -> Clock {
-        Clock { fixed: None }
+        Clock::shifted(0)
+    }
+
+    /// The operating system's clock and so much more, or less: for serving a log of the past as if it were then.
+    pub fn shifted(offset_ms: i64) -> Clock {
+        Clock { fixed: None, offset_ms }
     }
 
     /// A clock that stands still until it is [set](Clock::set). For tests and replays.
     pub fn fixed(now_ms: TimeMs) -> Clock {
-        Clock { fixed: Some(Arc::new(AtomicI64::new(now_ms))) }
+        Clock { fixed: Some(Arc::new(AtomicI64::new(now_ms))), offset_ms: 0 }
     }
 
     /// Milliseconds since the Unix epoch, UTC.
@@ -29,7 +35,8 @@ impl Clock {
             Some(now) => now.load(Ordering::Relaxed),
             None => SystemTime::now()
                 .duration_since(UNIX_EPOCH)
-                .map_or(0, |since| TimeMs::try_from(since.as_millis()).unwrap_or(TimeMs::MAX)),
+                .map_or(0, |since| TimeMs::try_from(since.as_millis()).unwrap_or(TimeMs::MAX))
+                .saturating_add(self.offset_ms),
         }
     }
 

@@ -27,6 +27,10 @@ const POPULAR_MAX_ITEMS: usize = 4_096;
 /// A half-life of a week, as an index of [`HALF_LIVES_DAYS`].
 pub const WEEK: usize = 2;
 
+/// How much of the popularity without decay every decayed one holds: far less than one event of today, but enough to
+/// order what is left when nothing happened for years, so that a stranger's slate is not empty then.
+const TRACE_OF_EVER: f64 = 1e-6;
+
 /// Which popularity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Popularity {
@@ -393,13 +397,14 @@ impl World {
     pub fn popularity(&self, row: Row, by: Popularity) -> f32 {
         let Some(stats) = self.stats(row) else { return 0.0 };
         let week = |days: &DayCounts| days.decayed(self.day()).positives[WEEK];
+        let trace = TRACE_OF_EVER * f64::from(stats.positives);
         match by {
             Popularity::Ever => stats.positives as f32,
-            Popularity::HalfLife(at) => stats.days.decayed(self.day()).positives[at] as f32,
+            Popularity::HalfLife(at) => (stats.days.decayed(self.day()).positives[at] + trace) as f32,
             Popularity::Surface(surface) => {
                 let there = stats.surfaces.iter().find(|(number, _)| *number == surface);
                 let best = self.popular(Popularity::HalfLife(WEEK)).first().map_or(1.0, |&(_, score)| f64::from(score));
-                (there.map_or(0.0, |(_, days)| week(days)) + week(&stats.days) / best.max(1e-9)) as f32
+                (there.map_or(0.0, |(_, days)| week(days)) + (week(&stats.days) + trace) / best.max(1e-9)) as f32
             }
         }
     }

@@ -92,6 +92,24 @@ fn events_move_popularity_on_their_surface() {
 }
 
 #[test]
+fn after_years_without_events_a_stranger_still_gets_what_was_popular() {
+    let sample = Sample::new(usize::MAX);
+    let world = world(&sample, &[rated(200, NOW + 10_000 * DAY_MS, "home")]);
+    for name in ["popular", "popular_day"] {
+        let mut query = query(10);
+        query.now_ms = NOW + 10_000 * DAY_MS;
+        query.variant = {
+            let mut only = (*variant(false)).clone();
+            let plan = only.sources["popular"];
+            only.sources = [(name.to_owned(), plan)].into_iter().collect();
+            Arc::new(only)
+        };
+        let slate = sample.engine.recommend(&query, &Profile::default(), &world, &[]);
+        assert_eq!((slate.items.len(), &*slate.items[0].id), (10, "i200"), "{name}: {:?}", slate.short_reason);
+    }
+}
+
+#[test]
 fn an_erased_user_no_longer_counts_as_a_neighbour() {
     let sample = Sample::new(usize::MAX);
     let forget = |user: usize| LogEntry::Forget { user_hash: marquee_engine::types::id_hash(&format!("u:{user}")) };

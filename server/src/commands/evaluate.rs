@@ -211,7 +211,9 @@ impl Job<'_> {
             };
             let hits = ask(&sources, true).hits;
             hits.iter().for_each(|(name, list)| count(name, list, SOURCE_DEPTH));
-            let union: Vec<Arc<str>> = hits.into_iter().flat_map(|(_, list)| list).collect();
+            let mut union: Vec<Arc<str>> = hits.into_iter().flat_map(|(_, list)| list).collect();
+            union.sort_unstable();
+            union.dedup();
             count("union", &union, usize::MAX);
             bar.inc(1);
         }

@@ -14,7 +14,8 @@ pub(super) async fn run(config: Config) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let listeners = Listeners::bind(&config).await?;
-    let app = App::build(config, Clock::system()).await?;
+    let offset_ms = config.server.clock_offset_ms;
+    let app = App::build(config, Clock::shifted(offset_ms)).await?;
     tracing::info!(
         grpc = %listeners.public.local_addr()?,
         admin = %listeners.admin.local_addr()?,

@@ -69,6 +69,9 @@ fn urls(config: &Config, problems: &mut Vec<String>) {
     }
 }
 
+/// Two centuries.
+const CLOCK_OFFSET_MAX_MS: u64 = 200 * 366 * 86_400_000;
+
 fn bounds(config: &Config, problems: &mut Vec<String>) {
     let Config { server, store, limits, ranking, slate_log, .. } = config;
     let rows: &[(&str, u64, u64, u64)] = &[
@@ -77,6 +80,7 @@ fn bounds(config: &Config, problems: &mut Vec<String>) {
         ("server.drain_ms", server.drain_ms, 0, 600_000),
         ("server.in_flight_max_requests", server.in_flight_max_requests as u64, 1, 1_000_000),
         ("server.request_timeout_ms", server.request_timeout_ms, 1, 600_000),
+        ("server.clock_offset_ms (either way)", server.clock_offset_ms.unsigned_abs(), 0, CLOCK_OFFSET_MAX_MS),
         ("server.message_max_bytes", server.message_max_bytes as u64, 1_024, 256 * 1024 * 1024),
         ("store.write_queue_max_entries", store.write_queue_max_entries as u64, 1, 10_000_000),
         ("store.write_batch_max_entries", store.write_batch_max_entries as u64, 1, 1_000_000),

@@ -125,6 +125,8 @@ pub struct Server {
     pub allow_variant_override: bool,
     /// Whether callers may ask for full explanations.
     pub allow_explain: bool,
+    /// Added to the clock: serves a log of the past as if it were then.
+    pub clock_offset_ms: i64,
 }
 
 impl Default for Server {
@@ -145,6 +147,7 @@ impl Default for Server {
             message_max_bytes: 4 * 1024 * 1024,
             allow_variant_override: true,
             allow_explain: true,
+            clock_offset_ms: 0,
         }
     }
 }
