@@ -181,7 +181,7 @@ def links_of_dense(weights: F32, kept: I64, items: int, row_max: int, floor: flo
     block = max(1, 32_000_000 // max(size, 1))
     for start in range(0, size, block):
         part = weights[start : start + block]
-        order = np.argsort(-part, axis=1, kind="stable")[:, :row_max]
+        order = top_columns(part, row_max)
         top = np.take_along_axis(part, order, axis=1)
         keep = top > floor
         counts[kept[start : start + block]] = keep.sum(axis=1)
@@ -190,6 +190,18 @@ def links_of_dense(weights: F32, kept: I64, items: int, row_max: int, floor: flo
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     empty_u, empty_f = np.zeros(0, np.uint32), np.zeros(0, np.float32)
     return Links(offsets, np.concatenate([empty_u, *columns]), np.concatenate([empty_f, *values]))
+
+
+def top_columns(scores: F32, count: int) -> I64:
+    """Columns of the largest `count` values of every row, by descending value, then by column."""
+    width = scores.shape[1]
+    if count < width:
+        chosen = np.sort(np.argpartition(-scores, count - 1, axis=1)[:, :count], axis=1)
+    else:
+        chosen = np.broadcast_to(np.arange(width), scores.shape)
+    order = np.argsort(-np.take_along_axis(scores, chosen, axis=1), axis=1, kind="stable")
+    columns: I64 = np.take_along_axis(chosen, order, axis=1)
+    return columns
 
 
 def links_of_sparse(matrix: sp.csr_matrix, row_max: int) -> Links:

@@ -65,17 +65,21 @@ def popularity(training: Training, settings: Settings) -> Scorer:
 
 
 def item_knn(training: Training, settings: Settings) -> Scorer:
-    """`implicit`'s item-item neighbours, summed over the profile."""
-    from implicit.nearest_neighbours import BM25Recommender, CosineRecommender, TFIDFRecommender
+    """`implicit`'s item-item neighbours, summed over the whole profile, or weighted exp(-position / decay)."""
+    from implicit.nearest_neighbours import CosineRecommender, TFIDFRecommender
     from implicit.utils import ParameterWarning
 
-    kinds = {"cosine": CosineRecommender, "tfidf": TFIDFRecommender, "bm25": BM25Recommender}
+    kinds = {"cosine": CosineRecommender, "tfidf": TFIDFRecommender}
     model = kinds[settings["weighting"]](K=settings["neighbours"], num_threads=training.threads)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ParameterWarning)  # about a matrix format inside the library
         model.fit(training.prepared.matrix(), show_progress=False)
     similarity = model.similarity.tocsr()
-    return lambda asked: _dense(asked.matrix() @ similarity)
+    return lambda asked: _dense(asked.matrix(_recency(asked, settings["decay_items"])) @ similarity)
+
+
+def _recency(asked: Moments, decay_items: float | None) -> F64 | None:
+    return None if decay_items is None else np.exp(-asked.positions() / decay_items)
 
 
 def ials(training: Training, settings: Settings) -> Scorer:
@@ -107,12 +111,14 @@ def ials(training: Training, settings: Settings) -> Scorer:
 
 
 def ease(training: Training, settings: Settings) -> Scorer:
-    """EASE over the whole profile, or weighted exp(-position / decay)."""
-    kept, weights = _ease_weights(training, settings["regularization"])
-    decay = settings.get("decay_items")
+    """EASE over all or positive interactions of the whole profile, or over all weighted exp(-position / decay)."""
+    positive = settings.get("positive", False)
+    kept, weights = _ease_weights(training, positive, settings["regularization"])
 
     def score(asked: Moments) -> F32:
-        recency = None if decay is None else np.exp(-asked.positions() / decay)
+        recency = _recency(asked, settings.get("decay_items"))
+        if positive:
+            recency = (asked.weight > 0).astype(np.float64)
         scores = np.zeros((len(asked), asked.items), np.float32)
         scores[:, kept] = _dense(asked.matrix(recency)[:, kept] @ weights)
         return scores
@@ -120,15 +126,15 @@ def ease(training: Training, settings: Settings) -> Scorer:
     return score
 
 
-_EASE: dict[tuple[int, float], tuple[I64, F32 | sp.csr_matrix]] = {}
+_EASE: dict[tuple[int, bool, float], tuple[I64, F32 | sp.csr_matrix]] = {}
 
 
-def _ease_weights(training: Training, regularization: float) -> tuple[I64, F32 | sp.csr_matrix]:
+def _ease_weights(training: Training, positive: bool, regularization: float) -> tuple[I64, F32 | sp.csr_matrix]:
     # The trials of EASE with recency share inverses.
-    key = (id(training.prepared), regularization)
+    key = (id(training.prepared), positive, regularization)
     if key not in _EASE:
         config = retrieval_ease.Config
-        matrix = training.prepared.matrix()
+        matrix = training.prepared.matrix(positive=positive)
         kept = retrieval_ease.kept_items(matrix, config.users_min)
         matrix = matrix[:, kept]
         if len(kept) <= config.dense_items_max:
@@ -180,11 +186,15 @@ class Baseline:
 
 
 BASELINES: dict[str, Baseline] = {
-    "popularity": Baseline(popularity, _grid(positive=[False, True], half_life_days=[None, 90.0, 30.0, 7.0, 3.0, 1.0])),
-    "item_knn": Baseline(item_knn, _grid(weighting=["cosine", "tfidf", "bm25"], neighbours=[20, 50, 100, 200])),
-    "ials": Baseline(ials, _grid(factors=[32, 64, 128], alpha=[1.0, 5.0], regularization=[1.0, 10.0])),
-    "ease": Baseline(ease, _grid(regularization=[10.0, 20, 50, 100, 150, 200, 300, 400, 600, 1000, 2000, 4000])),
-    "ease_recency": Baseline(ease, _grid(regularization=[100.0, 300.0, 1000.0], decay_items=[5.0, 10.0, 20.0, 50.0])),
+    "popularity": Baseline(
+        popularity, _grid(positive=[False, True], half_life_days=[None, 365.0, 90.0, 30.0, 7.0, 1.0])
+    ),
+    "item_knn": Baseline(
+        item_knn, _grid(weighting=["cosine", "tfidf"], neighbours=[50, 200, 1000], decay_items=[None, 10.0])
+    ),
+    "ials": Baseline(ials, _grid(factors=[16, 32, 64], alpha=[2.0, 5.0], regularization=[5.0, 20.0])),
+    "ease": Baseline(ease, _grid(positive=[False, True], regularization=[30.0, 100.0, 300.0, 600.0, 1000.0, 3000.0])),
+    "ease_recency": Baseline(ease, _grid(regularization=[300.0, 1000.0, 3000.0], decay_items=[5.0, 10.0, 20.0, 50.0])),
     "transitions": Baseline(transitions, _grid(shrinkage=[10.0, 30.0, 100.0], decay_items=[3.0, 6.0, 12.0, 24.0])),
 }
 

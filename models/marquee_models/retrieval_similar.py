@@ -47,7 +47,7 @@ def fit(prepared: Prepared, config: Config) -> Links:
         similarity: F32 = shared / (norm[start : start + block, None] * norm + np.float32(config.shrinkage))
         own = np.arange(len(similarity))
         similarity[own, start + own] = 0.0
-        near = np.argsort(-similarity, axis=1, kind="stable")[:, : config.neighbours_max]
+        near = arrays.top_columns(similarity, min(config.neighbours_max, prepared.items))
         value = np.take_along_axis(similarity, near, axis=1)
         item, place = np.nonzero(value > 0)
         rows.append(near[item, place])

@@ -105,6 +105,11 @@ def test_settings_are_laid_over_the_recipe_and_misspelt_ones_are_named() -> None
         pipeline.overridden(pipeline.Config(), {"ranker": {"depth_max": "deep"}}, "settings")
 
 
+@pytest.mark.parametrize("path", sorted((STAND_IN.parents[1] / "settings").iterdir()), ids=lambda path: path.name)
+def test_the_settings_that_we_ship_are_settings(path: Path) -> None:
+    pipeline.overridden(pipeline.Config(), json.loads(path.read_text()), "settings")
+
+
 def test_an_empty_log_fails_in_plain_words(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
     shutil.rmtree(home / "log")
     write_export(home / "log", {name: array[:0] for name, array in checkerboard().items()})

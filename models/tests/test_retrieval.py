@@ -212,6 +212,12 @@ def test_likes_are_the_latest_opinion_newest_first(prepared: Prepared) -> None:
     assert retrieval_likes.fit(row, retrieval_likes.Config(user_items_max=1))["item"].tolist() == [4]
 
 
+def test_top_columns_are_in_order_and_ties_go_to_the_lower_column() -> None:
+    scores = np.array([[1, 3, 2, 3, 0], [0, 0, 0, 0, 5]], np.float32)
+    assert arrays.top_columns(scores, 3).tolist()[0] == [1, 3, 2]
+    assert arrays.top_columns(scores, 9).tolist() == [[1, 3, 2, 0, 4], [4, 0, 1, 2, 3]]
+
+
 def test_links_that_increase_within_a_row_are_refused() -> None:
     links = Links(np.array([0, 2], np.int64), np.array([0, 0], np.uint32), np.array([1, 2], np.float32))
     with pytest.raises(arrays.BadArrays, match="increases within a row"):
