@@ -66,7 +66,7 @@ impl ContentModel {
     /// Lengths that do not agree, a token twice, a number that is not finite.
     pub fn new(vocabulary: &[String], idf: Vec<f32>, projection: Vec<f32>) -> Result<ContentModel, String> {
         let size = vocabulary.len();
-        if idf.len() != size || size == 0 || projection.len() % size != 0 || projection.is_empty() {
+        if idf.len() != size || size == 0 || !projection.len().is_multiple_of(size) || projection.is_empty() {
             return Err(format!("{size} tokens, {} idf, {} numbers of projection", idf.len(), projection.len()));
         }
         if !idf.iter().chain(&projection).all(|number| number.is_finite()) {

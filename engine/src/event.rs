@@ -155,16 +155,16 @@ impl EventPolicy {
 mod tests {
     use super::*;
 
-    fn weight(kind: EventKind, value: Option<f64>) -> f32 {
-        EventPolicy::default().touch(&kind, value).weight
+    fn weight(kind: &EventKind, value: Option<f64>) -> f32 {
+        EventPolicy::default().touch(kind, value).weight
     }
 
     #[test]
     fn a_rating_of_four_is_positive_and_of_two_negative() {
-        assert_eq!(weight(EventKind::Rating, Some(4.0)), 1.0);
-        assert_eq!(weight(EventKind::Rating, Some(3.0)), 0.0);
-        assert_eq!(weight(EventKind::Rating, Some(2.0)), -0.5);
-        assert_eq!(weight(EventKind::Rating, None), 0.0);
+        assert_eq!(weight(&EventKind::Rating, Some(4.0)), 1.0);
+        assert_eq!(weight(&EventKind::Rating, Some(3.0)), 0.0);
+        assert_eq!(weight(&EventKind::Rating, Some(2.0)), -0.5);
+        assert_eq!(weight(&EventKind::Rating, None), 0.0);
     }
 
     #[test]

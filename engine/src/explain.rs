@@ -81,7 +81,7 @@ impl Explainer<'_, '_> {
     }
 
     fn full(&self, at: usize) -> Explanation {
-        let heads = self.moment.bundle.ranker().map(|ranker| ranker.heads()).unwrap_or_default();
+        let heads = self.moment.bundle.ranker().map(crate::rank::Ranker::heads).unwrap_or_default();
         let of_heads = self.scored.heads.chunks(heads.len().max(1)).nth(at).unwrap_or_default();
         let columns = crate::feature::columns();
         let row = self.features.and_then(|features| features.chunks(columns.len()).nth(at)).unwrap_or_default();

@@ -9,8 +9,11 @@ use crate::moment::Moment;
 use crate::types::{AttributeCondition, AttributeTest, Filter, Item, Query, Row};
 use crate::world::World;
 
+/// May this row be in the slate?
+pub(crate) type Keeps = fn(&Moment<'_>, Row) -> bool;
+
 /// The filters in the order in which an explanation names them; each with its stage name.
-pub(crate) const FILTERS: [(&str, fn(&Moment<'_>, Row) -> bool); 4] = [
+pub(crate) const FILTERS: [(&str, Keeps); 4] = [
     ("filter:excluded", |moment, row| moment.request.is_wanted(moment.world, row)),
     ("filter:request", |moment, row| moment.request.matches(moment.world, row)),
     ("filter:seen", seen),

@@ -48,12 +48,7 @@ pub struct BuildParams {
 
 impl Default for BuildParams {
     fn default() -> Self {
-        Self {
-            m: DEFAULT_M,
-            ef_construction: DEFAULT_EF_CONSTRUCTION,
-            threads: 1,
-            seed: 1,
-        }
+        Self { m: DEFAULT_M, ef_construction: DEFAULT_EF_CONSTRUCTION, threads: 1, seed: 1 }
     }
 }
 
@@ -63,10 +58,7 @@ impl BuildParams {
             if (least..=most).contains(&value) {
                 return Ok(());
             }
-            Err(Error::Params {
-                name,
-                reason: format!("{value} is not in {least} to {most}"),
-            })
+            Err(Error::Params { name, reason: format!("{value} is not in {least} to {most}") })
         };
         range("m", self.m, 2, 128)?;
         range("ef_construction", self.ef_construction, 1, 100_000)?;
@@ -76,11 +68,7 @@ impl BuildParams {
 
 /// Builds the graph over `vectors`. `progress` hears how many distinct vectors are in, now and then, up to all of
 /// them. Memory while it runs: about 12 times the vectors.
-pub fn build(
-    vectors: &Vectors,
-    params: &BuildParams,
-    mut progress: impl FnMut(usize),
-) -> Result<FrozenGraph, Error> {
+pub fn build(vectors: &Vectors, params: &BuildParams, mut progress: impl FnMut(usize)) -> Result<FrozenGraph, Error> {
     params.check()?;
     let groups = equal_rows(vectors);
     let points = points(vectors, &groups);
@@ -91,20 +79,11 @@ pub fn build(
 }
 
 /// Without `grown`: the graph of at most one point.
-pub(super) fn freeze(
-    grown: Option<&Grown>,
-    points: &Vectors,
-    groups: &[Vec<u32>],
-    m: usize,
-) -> FrozenGraph {
+pub(super) fn freeze(grown: Option<&Grown>, points: &Vectors, groups: &[Vec<u32>], m: usize) -> FrozenGraph {
     let nodes = points.len();
     let mut draft = match grown {
         Some(hnsw) => Draft::from_hnsw(hnsw, nodes),
-        None => Draft {
-            top: vec![0; nodes],
-            entry: 0,
-            levels: vec![vec![Vec::new(); nodes]],
-        },
+        None => Draft { top: vec![0; nodes], entry: 0, levels: vec![vec![Vec::new(); nodes]] },
     };
     draft.diversify(points, m);
     connect(&mut draft.levels[0], draft.entry, points);
@@ -116,10 +95,7 @@ pub(super) fn equal_rows(vectors: &Vectors) -> Vec<Vec<u32>> {
     let bits = |row: &u32| vectors.row(*row as usize).iter().map(|x| x.to_bits());
     let mut order: Vec<u32> = (0..vectors.len() as u32).collect();
     order.sort_by(|a, b| bits(a).cmp(bits(b))); // stable: rows ascend within a group
-    let mut groups: Vec<Vec<u32>> = order
-        .chunk_by(|a, b| bits(a).eq(bits(b)))
-        .map(<[u32]>::to_vec)
-        .collect();
+    let mut groups: Vec<Vec<u32>> = order.chunk_by(|a, b| bits(a).eq(bits(b))).map(<[u32]>::to_vec).collect();
     groups.sort_unstable_by_key(|rows| rows[0]);
     groups
 }
@@ -156,27 +132,13 @@ impl Distance<f32> for Squared {
 
 pub(super) type Grown = Hnsw<'static, f32, Squared>;
 
-pub(super) fn grow(
-    points: &Vectors,
-    params: &BuildParams,
-    progress: &mut impl FnMut(usize),
-) -> Grown {
-    let mut hnsw = Hnsw::new(
-        params.m,
-        points.len(),
-        LEVELS_MAX,
-        params.ef_construction,
-        Squared,
-    );
+pub(super) fn grow(points: &Vectors, params: &BuildParams, progress: &mut impl FnMut(usize)) -> Grown {
+    let mut hnsw = Hnsw::new(params.m, points.len(), LEVELS_MAX, params.ef_construction, Squared);
     // Without it, vectors of very different lengths end with five links each.
     hnsw.set_keeping_pruned(true);
     let order = shuffled(points.len(), params.seed);
     let insert = |&node: &u32| hnsw.insert((points.line_row(node as usize), node as usize));
-    let serial = if params.threads == 1 {
-        order.len()
-    } else {
-        SERIAL_ROWS.min(order.len())
-    };
+    let serial = if params.threads == 1 { order.len() } else { SERIAL_ROWS.min(order.len()) };
     let (first, rest) = order.split_at(serial);
     for (batch, nodes) in first.chunks(BATCH_ROWS).enumerate() {
         nodes.iter().for_each(insert);
@@ -295,18 +257,11 @@ impl Draft {
             rows: Vec::new(),
         };
         for (level, links) in self.levels.iter().enumerate() {
-            let size = order
-                .iter()
-                .take_while(|&&node| self.top[node as usize] >= level)
-                .count();
+            let size = order.iter().take_while(|&&node| self.top[node as usize] >= level).count();
             graph.level_sizes.push(size as u32);
             graph.link_offsets.push(graph.links.len() as u32);
             for &node in &order[..size] {
-                graph.links.extend(
-                    links[node as usize]
-                        .iter()
-                        .map(|&other| number[other as usize]),
-                );
+                graph.links.extend(links[node as usize].iter().map(|&other| number[other as usize]));
                 graph.link_offsets.push(graph.links.len() as u32);
             }
         }
@@ -331,12 +286,8 @@ fn transposed(links: &[Vec<u32>]) -> Vec<Vec<u32>> {
 /// Nearest first, a candidate is taken unless one already taken is nearer to it than `node` is (Malkov and
 /// Yashunin, algorithm 4); those passed over fill what room is left.
 fn diverse(points: &Vectors, node: u32, candidates: &[u32], limit: usize) -> Vec<u32> {
-    let distance =
-        |a: u32, b: u32| distance_squared(points.line_row(a as usize), points.line_row(b as usize));
-    let mut nearest: Vec<(f32, u32)> = candidates
-        .iter()
-        .map(|&other| (distance(node, other), other))
-        .collect();
+    let distance = |a: u32, b: u32| distance_squared(points.line_row(a as usize), points.line_row(b as usize));
+    let mut nearest: Vec<(f32, u32)> = candidates.iter().map(|&other| (distance(node, other), other)).collect();
     nearest.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
     let (mut taken, mut passed) = (Vec::with_capacity(limit), Vec::new());
     for (away, other) in nearest {
@@ -375,8 +326,7 @@ fn connect(links: &mut [Vec<u32>], entry: u32, points: &Vectors) {
 fn reach_all(links: &mut [Vec<u32>], entry: u32, points: &Vectors) {
     let mut reached = vec![false; links.len()];
     spread(links, entry, &mut reached);
-    let distance =
-        |a: u32, b: u32| distance_squared(points.line_row(a as usize), points.line_row(b as usize));
+    let distance = |a: u32, b: u32| distance_squared(points.line_row(a as usize), points.line_row(b as usize));
     let nearest = |node: u32, others: &mut dyn Iterator<Item = u32>| {
         others.min_by(|&a, &b| distance(node, a).total_cmp(&distance(node, b)))
     };
@@ -388,10 +338,7 @@ fn reach_all(links: &mut [Vec<u32>], entry: u32, points: &Vectors) {
                 continue;
             }
             let own = &links[node as usize];
-            match nearest(
-                node,
-                &mut own.iter().copied().filter(|&other| reached[other as usize]),
-            ) {
+            match nearest(node, &mut own.iter().copied().filter(|&other| reached[other as usize])) {
                 Some(from) => {
                     links[from as usize].push(node);
                     spread(links, node, &mut reached);
@@ -403,8 +350,7 @@ fn reach_all(links: &mut [Vec<u32>], entry: u32, points: &Vectors) {
         let Some(node) = left else { return };
         if !progress && !reached[node as usize] {
             let all = 0..links.len() as u32;
-            let from = nearest(node, &mut all.filter(|&other| reached[other as usize]))
-                .expect("the entry is reached");
+            let from = nearest(node, &mut all.filter(|&other| reached[other as usize])).expect("the entry is reached");
             links[from as usize].push(node);
             spread(links, node, &mut reached);
         }
@@ -426,10 +372,7 @@ fn spread(links: &[Vec<u32>], from: u32, reached: &mut [bool]) {
 fn breadth_first(links: &[Vec<u32>], entry: u32) -> Vec<u32> {
     let mut seen = vec![false; links.len()];
     let mut order: Vec<u32> = (entry..links.len() as u32).take(1).collect();
-    seen.iter_mut()
-        .skip(entry as usize)
-        .take(1)
-        .for_each(|first| *first = true);
+    seen.iter_mut().skip(entry as usize).take(1).for_each(|first| *first = true);
     let mut at = 0;
     while let Some(&node) = order.get(at) {
         at += 1;

@@ -28,13 +28,7 @@ pub struct FrozenGraph {
 
 impl FrozenGraph {
     /// The names of the arrays, in the order of [`Self::arrays`].
-    pub const ARRAYS: [&'static str; 5] = [
-        "level_sizes",
-        "link_offsets",
-        "links",
-        "row_offsets",
-        "rows",
-    ];
+    pub const ARRAYS: [&'static str; 5] = ["level_sizes", "link_offsets", "links", "row_offsets", "rows"];
 
     /// Every array with its name: what a bundle stores.
     pub fn arrays(&self) -> [(&'static str, &[u32]); 5] {
@@ -90,13 +84,8 @@ impl FrozenGraph {
             return fail("rows", format!("{rows} rows for {vectors} vectors"));
         }
         let offsets = &self.row_offsets;
-        if offsets.first() != Some(&0)
-            || offsets.last().copied() != u32::try_from(self.rows.len()).ok()
-        {
-            return fail(
-                "row_offsets",
-                "must run from 0 to the number of rows".into(),
-            );
+        if offsets.first() != Some(&0) || offsets.last().copied() != u32::try_from(self.rows.len()).ok() {
+            return fail("row_offsets", "must run from 0 to the number of rows".into());
         }
         if let Some(node) = offsets.windows(2).position(|pair| pair[0] >= pair[1]) {
             return fail("row_offsets", format!("node {node} stands for no row"));
@@ -114,10 +103,7 @@ impl FrozenGraph {
             let first = vectors.row(rows[0] as usize);
             for pair in rows.windows(2) {
                 if pair[0] > pair[1] || vectors.row(pair[1] as usize) != first {
-                    return fail(
-                        "rows",
-                        format!("node {node}: rows must ascend and hold one vector"),
-                    );
+                    return fail("rows", format!("node {node}: rows must ascend and hold one vector"));
                 }
             }
         }
@@ -128,24 +114,13 @@ impl FrozenGraph {
         let fail = |array, reason| Err(damaged(array, reason));
         let sizes = &self.level_sizes;
         if sizes.is_empty() || sizes.len() > LEVELS_MAX {
-            return fail(
-                "level_sizes",
-                format!("{} levels, not 1 to {LEVELS_MAX}", sizes.len()),
-            );
+            return fail("level_sizes", format!("{} levels, not 1 to {LEVELS_MAX}", sizes.len()));
         }
         if sizes[0] as usize != self.nodes() {
-            return fail(
-                "level_sizes",
-                format!("{} on level 0, not {}", sizes[0], self.nodes()),
-            );
+            return fail("level_sizes", format!("{} on level 0, not {}", sizes[0], self.nodes()));
         }
-        if sizes.windows(2).any(|pair| pair[0] < pair[1])
-            || (self.nodes() > 0 && sizes.contains(&0))
-        {
-            return fail(
-                "level_sizes",
-                "must not grow upwards and have no empty level".into(),
-            );
+        if sizes.windows(2).any(|pair| pair[0] < pair[1]) || (self.nodes() > 0 && sizes.contains(&0)) {
+            return fail("level_sizes", "must not grow upwards and have no empty level".into());
         }
         Ok(())
     }
@@ -162,18 +137,12 @@ impl FrozenGraph {
             let (offsets, above) = rest.split_at(size as usize + 1);
             rest = above;
             if offsets[0] != end || offsets.windows(2).any(|pair| pair[0] > pair[1]) {
-                return fail(
-                    "link_offsets",
-                    format!("level {level} does not ascend from {end}"),
-                );
+                return fail("link_offsets", format!("level {level} does not ascend from {end}"));
             }
             let (first, last) = (end as usize, offsets[size as usize] as usize);
             end = offsets[size as usize];
             let Some(links) = self.links.get(first..last) else {
-                return fail(
-                    "link_offsets",
-                    format!("level {level} ends beyond the links"),
-                );
+                return fail("link_offsets", format!("level {level} ends beyond the links"));
             };
             if let Some(link) = links.iter().find(|&&link| link >= size) {
                 return fail("links", format!("level {level} has no node {link}"));
@@ -202,10 +171,7 @@ impl FrozenGraph {
         }
         if reached < self.nodes() {
             let lost = self.nodes() - reached;
-            return Err(damaged(
-                "links",
-                format!("{lost} nodes cannot be reached on level 0"),
-            ));
+            return Err(damaged("links", format!("{lost} nodes cannot be reached on level 0")));
         }
         Ok(())
     }

@@ -73,20 +73,10 @@ impl Scratch {
 impl Index {
     /// `exact_below`: fewer accepted rows than this are scanned, not walked (see [`Self::search`]); 0 walks
     /// whenever there is a graph. Err when the graph is not sound or not one over these vectors.
-    pub fn new(
-        vectors: Vectors,
-        graph: Option<FrozenGraph>,
-        exact_below: usize,
-    ) -> Result<Self, Error> {
+    pub fn new(vectors: Vectors, graph: Option<FrozenGraph>, exact_below: usize) -> Result<Self, Error> {
         let rows = vectors.len();
         let Some(graph) = graph else {
-            return Ok(Self {
-                vectors,
-                graph: None,
-                node_of: Vec::new(),
-                rows,
-                exact_below,
-            });
+            return Ok(Self { vectors, graph: None, node_of: Vec::new(), rows, exact_below });
         };
         graph.verify(&vectors)?;
         let mut node_of = vec![0; rows];
@@ -95,17 +85,9 @@ impl Index {
                 node_of[row as usize] = node;
             }
         }
-        let firsts = graph.row_offsets[..graph.nodes()]
-            .iter()
-            .map(|&at| graph.rows[at as usize]);
+        let firsts = graph.row_offsets[..graph.nodes()].iter().map(|&at| graph.rows[at as usize]);
         let vectors = vectors.reordered(firsts);
-        Ok(Self {
-            vectors,
-            graph: Some(graph),
-            node_of,
-            rows,
-            exact_below,
-        })
+        Ok(Self { vectors, graph: Some(graph), node_of, rows, exact_below })
     }
 
     /// Number of rows.
@@ -125,11 +107,7 @@ impl Index {
 
     /// The vector of row `row`. Panics when there is no such row.
     pub fn vector(&self, row: u32) -> &[f32] {
-        let node = if self.graph.is_some() {
-            self.node_of[row as usize]
-        } else {
-            row
-        };
+        let node = if self.graph.is_some() { self.node_of[row as usize] } else { row };
         self.vectors.row(node as usize)
     }
 
@@ -150,10 +128,7 @@ impl Index {
     /// time, never a result: no walk visits a node twice.
     ///
     /// No hits for a query that is all zero, not finite, longer than [`NORM_MAX`] or of another width.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the hot path; the first five are the question"
-    )]
+    #[expect(clippy::too_many_arguments, reason = "the hot path; the first five are the question")]
     pub fn search(
         &self,
         query: &[f32],
@@ -196,23 +171,8 @@ impl Index {
         }
     }
 
-    fn walk(
-        &self,
-        graph: &FrozenGraph,
-        ef: usize,
-        accept: &impl Fn(u32) -> bool,
-        scratch: &mut Scratch,
-    ) {
-        let Scratch {
-            query,
-            visited,
-            open,
-            best,
-            nodes,
-            scores,
-            evaluations,
-            ..
-        } = scratch;
+    fn walk(&self, graph: &FrozenGraph, ef: usize, accept: &impl Fn(u32) -> bool, scratch: &mut Scratch) {
+        let Scratch { query, visited, open, best, nodes, scores, evaluations, .. } = scratch;
         let epoch = next_epoch(visited, &mut scratch.epoch, graph.nodes());
 
         let mut entry = (self.score(0, query), 0);
@@ -264,29 +224,14 @@ impl Index {
         }
     }
 
-    fn scan(
-        &self,
-        k: usize,
-        filter_first: bool,
-        accept: &impl Fn(u32) -> bool,
-        scratch: &mut Scratch,
-    ) {
-        let Scratch {
-            query,
-            best,
-            nodes,
-            scores,
-            evaluations,
-            ..
-        } = scratch;
+    fn scan(&self, k: usize, filter_first: bool, accept: &impl Fn(u32) -> bool, scratch: &mut Scratch) {
+        let Scratch { query, best, nodes, scores, evaluations, .. } = scratch;
         let all = self.vectors.len() as u32;
         for start in (0..all).step_by(SCAN_CHUNK_NODES) {
             let chunk = start..all.min(start.saturating_add(SCAN_CHUNK_NODES as u32));
             nodes.clear();
             if filter_first {
-                nodes.extend(
-                    chunk.filter(|&node| self.rows_of(&node).iter().any(|&row| accept(row))),
-                );
+                nodes.extend(chunk.filter(|&node| self.rows_of(&node).iter().any(|&row| accept(row))));
             } else {
                 nodes.extend(chunk);
             }
@@ -314,13 +259,7 @@ impl Index {
 }
 
 /// False when there is nothing to look for.
-fn begin(
-    index: &Index,
-    query: &[f32],
-    k: usize,
-    scratch: &mut Scratch,
-    out: &mut Vec<Hit>,
-) -> bool {
+fn begin(index: &Index, query: &[f32], k: usize, scratch: &mut Scratch, out: &mut Vec<Hit>) -> bool {
     out.clear();
     scratch.open.clear();
     scratch.best.clear();
@@ -357,13 +296,7 @@ fn neighbours<'a>(graph: &'a FrozenGraph, level_offsets: &[u32], node: u32) -> &
 }
 
 /// Offers rows of one score, ascending, to the `limit` best.
-fn keep(
-    best: &mut BinaryHeap<Reverse<u64>>,
-    limit: usize,
-    score: f32,
-    rows: &[u32],
-    accept: &impl Fn(u32) -> bool,
-) {
+fn keep(best: &mut BinaryHeap<Reverse<u64>>, limit: usize, score: f32, rows: &[u32], accept: &impl Fn(u32) -> bool) {
     for &row in rows {
         let offered = key(score, row);
         let full = best.len() >= limit;
@@ -380,27 +313,18 @@ fn keep(
 }
 
 fn worst(best: &BinaryHeap<Reverse<u64>>) -> f32 {
-    best.peek()
-        .map_or(f32::NEG_INFINITY, |Reverse(worst)| unkey(*worst).0)
+    best.peek().map_or(f32::NEG_INFINITY, |Reverse(worst)| unkey(*worst).0)
 }
 
 /// A number that is larger for a better score and, at the same score, for a lower id.
 fn key(score: f32, id: u32) -> u64 {
     let bits = score.to_bits();
-    let ascending = if bits >> 31 == 0 {
-        bits | 1 << 31
-    } else {
-        !bits
-    };
+    let ascending = if bits >> 31 == 0 { bits | 1 << 31 } else { !bits };
     u64::from(ascending) << 32 | u64::from(!id)
 }
 
 fn unkey(key: u64) -> (f32, u32) {
     let ascending = (key >> 32) as u32;
-    let bits = if ascending >> 31 == 1 {
-        ascending & !(1 << 31)
-    } else {
-        !ascending
-    };
+    let bits = if ascending >> 31 == 1 { ascending & !(1 << 31) } else { !ascending };
     (f32::from_bits(bits), !(key as u32))
 }

@@ -33,9 +33,7 @@ impl Vectors {
         }
         if !data.len().is_multiple_of(dims) {
             let numbers = data.len();
-            return Err(Error::Vectors(format!(
-                "{numbers} numbers are not whole rows of {dims}"
-            )));
+            return Err(Error::Vectors(format!("{numbers} numbers are not whole rows of {dims}")));
         }
         let rows = data.len() / dims;
         if u32::try_from(rows).is_err() {
@@ -43,16 +41,11 @@ impl Vectors {
         }
         for (row, numbers) in data.chunks_exact(dims).enumerate() {
             if let Some(column) = numbers.iter().position(|x| !x.is_finite()) {
-                return Err(Error::Vectors(format!(
-                    "row {row}, column {column}: {} is not finite",
-                    numbers[column]
-                )));
+                return Err(Error::Vectors(format!("row {row}, column {column}: {} is not finite", numbers[column])));
             }
             let norm = norm(numbers);
             if norm > NORM_MAX {
-                return Err(Error::Vectors(format!(
-                    "row {row}: norm {norm:e} is above {NORM_MAX:e}"
-                )));
+                return Err(Error::Vectors(format!("row {row}: norm {norm:e} is above {NORM_MAX:e}")));
             }
         }
         Ok(Self::padded(data.chunks_exact(dims), rows, dims))
@@ -119,11 +112,7 @@ impl Vectors {
     #[inline(always)]
     pub(super) fn prefetch(&self, i: usize) {
         #[cfg(target_arch = "x86_64")]
-        for line in self
-            .line_row(i)
-            .chunks_exact(LANES)
-            .take(PREFETCH_LINES_MAX)
-        {
+        for line in self.line_row(i).chunks_exact(LANES).take(PREFETCH_LINES_MAX) {
             use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
             // SAFETY: a prefetch reads nothing and faults on nothing, and SSE is part of x86_64.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
@@ -153,11 +142,7 @@ const PREFETCH_LINES_MAX: usize = 8;
 
 /// Euclidean norm, in f64 so that squares neither overflow nor vanish. NaN and infinity come through.
 pub(super) fn norm(numbers: &[f32]) -> f64 {
-    numbers
-        .iter()
-        .map(|&x| f64::from(x) * f64::from(x))
-        .sum::<f64>()
-        .sqrt()
+    numbers.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt()
 }
 
 /// Inner product of two slices of the same length.
@@ -209,10 +194,7 @@ fn sum_lanes(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
 fn dots_plain(vectors: &Vectors, rows: &[u32], query: &[f32], out: &mut Vec<f32>) {
     let width = vectors.dims.div_ceil(LANES) * LANES;
     let query = &query[..width];
-    out.extend(
-        rows.iter()
-            .map(|&row| dot(vectors.line_row(row as usize), query)),
-    );
+    out.extend(rows.iter().map(|&row| dot(vectors.line_row(row as usize), query)));
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -29,13 +29,16 @@ fn ask<'m>(moment: &'m Moment<'m>, recency: impl Fn(usize) -> f32) -> Option<Ans
     Some(by_dot(&embedding.index, user, moment, None))
 }
 
+/// Scores a row whose vector is not the bundle's against a query.
+pub(super) type ScoreFresh = fn(&Moment<'_>, Row, &[f32]) -> f32;
+
 /// The answer of a source whose score is an inner product with the bundle's vectors. `fresh` scores rows whose
 /// vector is not (or no longer) the bundle's; without it they are unknown.
 pub(super) fn by_dot<'m>(
     index: &'m crate::index::Index,
     query: Vec<f32>,
     moment: &'m Moment<'m>,
-    fresh: Option<fn(&Moment<'_>, Row, &[f32]) -> f32>,
+    fresh: Option<ScoreFresh>,
 ) -> Answer<'m> {
     let query = std::rc::Rc::new(query);
     let of_query = query.clone();

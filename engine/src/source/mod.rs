@@ -51,6 +51,9 @@ macro_rules! source {
     };
 }
 
+/// A search for so many rows that a filter accepts.
+pub(crate) type Search<'m> = dyn Fn(usize, &dyn Fn(Row) -> bool) -> Vec<Hit> + 'm;
+
 /// A source's answer to one moment.
 pub(crate) struct Answer<'m> {
     /// Score of any row; 0 where it has nothing to say, NaN where it cannot know.
@@ -58,7 +61,7 @@ pub(crate) struct Answer<'m> {
     /// Open rows of highest score, at most [`RANKS_MAX`], best first.
     pub(crate) ranked: Vec<Hit>,
     /// The best rows that `accept` lets through, best first, at most so many: for requests with a filter.
-    pub(crate) search: Box<dyn Fn(usize, &dyn Fn(Row) -> bool) -> Vec<Hit> + 'm>,
+    pub(crate) search: Box<Search<'m>>,
 }
 
 impl Answer<'_> {
@@ -70,7 +73,8 @@ impl Answer<'_> {
     /// The source's candidates for this request.
     pub(crate) fn hits(&self, moment: &Moment<'_>, plan: SourcePlan) -> Vec<Hit> {
         let budget = budget(plan, moment.query.effort);
-        if moment.request.is_open() && !moment.query.include_seen && budget <= RANKS_MAX {
+        // A list that is shorter than the budget may only be short of evidence: the search may know more.
+        if moment.request.is_open() && !moment.query.include_seen && budget <= self.ranked.len() {
             return self.ranked.iter().take(budget).copied().collect();
         }
         (self.search)(budget, &|row| moment.is_eligible(row))

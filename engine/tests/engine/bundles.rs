@@ -24,7 +24,8 @@ fn reseal(path: &Path, file: &str, change: impl FnOnce(&mut Vec<u8>)) {
     let mut bytes = fs::read(path.join(file)).unwrap();
     change(&mut bytes);
     fs::write(path.join(file), &bytes).unwrap();
-    let mut manifest: serde_json::Value = serde_json::from_slice(&fs::read(path.join("manifest.json")).unwrap()).unwrap();
+    let mut manifest: serde_json::Value =
+        serde_json::from_slice(&fs::read(path.join("manifest.json")).unwrap()).unwrap();
     let hex = |bytes: &[u8]| Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     manifest["files"][file]["bytes"] = bytes.len().into();
     manifest["files"][file]["sha256"] = hex(&bytes).into();

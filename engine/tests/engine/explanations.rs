@@ -34,7 +34,8 @@ fn a_missing_item_names_the_stage_that_dropped_it() {
     query.filter = Filter { genres_none: vec!["Horror".into()], ..Filter::default() };
     query.explain_missing = (0..ITEMS).map(|at| format!("i{at}").into()).chain(["nowhere".into()]).collect();
     let slate = sample.engine.recommend(&query, &profile(&[1, 5, 9]), &world, &[]);
-    let stage = |id: &str| slate.missing.iter().find(|missing| &*missing.id == id).map(|missing| missing.stage).unwrap();
+    let stage =
+        |id: &str| slate.missing.iter().find(|missing| &*missing.id == id).map(|missing| missing.stage).unwrap();
     assert_eq!(stage("nowhere"), "catalogue");
     assert_eq!(stage("i104"), "catalogue");
     assert_eq!(stage("i100"), "filter:availability");

@@ -45,7 +45,10 @@ pub(crate) fn item(at: usize) -> Item {
         id: format!("i{at}").into(),
         title: format!("Film {at}"),
         year: Some(1980 + (at % 40) as u16),
-        genres: vec![genre.to_owned(), if at % 7 == 0 { "Short".to_owned() } else { format!("{genre} classic") }],
+        genres: vec![
+            genre.to_owned(),
+            if at.is_multiple_of(7) { "Short".to_owned() } else { format!("{genre} classic") },
+        ],
         cast: vec![format!("actor {}", at % 30)],
         ..Item::default()
     }
@@ -78,8 +81,7 @@ pub(crate) fn query(count: usize) -> Query {
 
 /// A bundle on disk, and a world that is just it.
 pub(crate) struct Sample {
-    pub(crate) folder: TempDir,
-    pub(crate) path: PathBuf,
+    _folder: TempDir,
     pub(crate) engine: Engine,
     pub(crate) world: World,
 }
@@ -92,7 +94,7 @@ impl Sample {
         let options = OpenOptions { exact_below_items, ..OpenOptions::default() };
         let bundle = Arc::new(Bundle::open(&path, &options).unwrap());
         let world = WorldBuilder::new(bundle.clone()).snapshot();
-        Sample { folder, path, engine: Engine::new(bundle), world }
+        Sample { _folder: folder, engine: Engine::new(bundle), world }
     }
 
     pub(crate) fn builder(&self) -> WorldBuilder {
@@ -143,7 +145,9 @@ fn stats() -> Vec<ItemStats> {
 fn write_arrays(models: &Path, items: &[Arc<Item>]) {
     let mut noise = Noise(9);
     let mut vectors = |rows: usize| -> Vec<f32> {
-        let of = |row: usize, at: usize, noise: &mut Noise| f32::from(u8::from(at % TASTES == row % TASTES)) + 0.6 * noise.number();
+        let of = |row: usize, at: usize, noise: &mut Noise| {
+            f32::from(u8::from(at % TASTES == row % TASTES)) + 0.6 * noise.number()
+        };
         (0..rows).flat_map(|row| (0..DIMS).map(move |at| (row, at))).map(|(row, at)| of(row, at, &mut noise)).collect()
     };
     let (of_items, of_users) = (vectors(ITEMS), vectors(USERS));
@@ -199,8 +203,7 @@ fn write_content(models: &Path, items: &[Arc<Item>]) {
 fn write_golden(models: &Path) {
     let columns = Engine::columns().len();
     let mut noise = Noise(41);
-    let features: Vec<f32> =
-        (0..32 * columns).map(|at| if at % 11 == 0 { f32::NAN } else { noise.number() }).collect();
+    let features: Vec<f32> = (0..32 * columns).map(|at| if at % 11 == 0 { f32::NAN } else { noise.number() }).collect();
     let ranker = marquee_engine::rank::Ranker::from_onnx(&std::fs::read(models.join("ranker.onnx")).unwrap(), columns);
     let mut scores = Vec::new();
     ranker.unwrap().score(&features, 32, &mut scores).unwrap();
@@ -214,7 +217,9 @@ fn write_golden(models: &Path) {
 /// Twenty trees of one split each, over random columns.
 pub(crate) fn trees(columns: usize) -> pb::ModelProto {
     let mut noise = Noise(123);
-    let ids = |pick: fn(i64, i64) -> i64| (0..20_i64).flat_map(move |tree| (0..3).map(move |node| pick(tree, node))).collect();
+    let ids = |pick: fn(i64, i64) -> i64| {
+        (0..20_i64).flat_map(move |tree| (0..3).map(move |node| pick(tree, node))).collect()
+    };
     let features = (0..20).flat_map(|_| [noise.below(columns) as i64, 0, 0]).collect();
     let mut noise = Noise(321);
     let values = (0..20).flat_map(|_| [0.3 + 0.5 * noise.number(), 0.0, 0.0]).collect();

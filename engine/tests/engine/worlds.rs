@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use marquee_engine::Engine;
 use marquee_engine::bundle::Bundle;
 use marquee_engine::types::{DAY_MS, Item, LogEntry, Profile, Slate};
 use marquee_engine::world::{World, WorldBuilder};
-use marquee_engine::Engine;
 use proptest::prelude::*;
 
 use crate::sample::{ITEMS, NOW, Sample, event, item, profile, query, touch, variant};
@@ -129,7 +129,8 @@ fn an_erased_user_no_longer_counts_as_a_neighbour() {
 fn without_a_bundle_popular_and_fresh_items_answer() {
     let bundle = Arc::new(Bundle::empty());
     let mut builder = WorldBuilder::new(bundle.clone());
-    let entries = (0..5).map(|at| upsert(item(at), NOW - DAY_MS)).chain([rated(3, NOW, "home"), rated(77, NOW, "home")]);
+    let entries =
+        (0..5).map(|at| upsert(item(at), NOW - DAY_MS)).chain([rated(3, NOW, "home"), rated(77, NOW, "home")]);
     (1..).zip(entries).for_each(|(seq, entry)| builder.apply(seq, &entry));
     let world = builder.snapshot();
     let slate = Engine::new(bundle).recommend(&query(10), &Profile::default(), &world, &[]);

@@ -8,6 +8,7 @@ mod export;
 mod import;
 mod replay;
 mod serve;
+mod skew;
 mod status;
 
 use std::io::Write;
@@ -51,6 +52,8 @@ enum Command {
     Replay(replay::Args),
     /// Measures the slates of a bundle on a later period, beside baselines.
     Evaluate(evaluate::Args),
+    /// Asks every logged slate's question again and compares features and order, bit for bit.
+    Skew(skew::Args),
     /// Says what the store holds and which bundle serves.
     Status(status::Args),
     /// Checks or shows the configuration.
@@ -89,6 +92,7 @@ fn execute(command: Command, config: Config) -> anyhow::Result<()> {
             Command::Export(args) => export::run(&config, &args).await,
             Command::Replay(args) => replay::run(&config, args).await,
             Command::Evaluate(args) => evaluate::run(&config, args).await,
+            Command::Skew(args) => skew::run(&config, &args).await,
             Command::Status(args) => status::run(&config, &args).await,
             Command::Config(args) => config::run(&config, &args),
         }

@@ -189,7 +189,8 @@ pub(crate) fn write_bundle(folder: &Path, version: &str, ids: &[&str]) -> PathBu
     let bundles = folder.join("bundles");
     // Nobody did anything with them: they are found because they are new.
     let created_ms = Some(Clock::system().now_ms());
-    let item = |id: &&str| Arc::new(Item { id: (*id).into(), title: format!("Film {id}"), created_ms, ..Item::default() });
+    let item =
+        |id: &&str| Arc::new(Item { id: (*id).into(), title: format!("Film {id}"), created_ms, ..Item::default() });
     let items: Vec<Arc<Item>> = ids.iter().map(item).collect();
     let stats = vec![ItemStats::default(); items.len()];
     let parts = Parts {

@@ -6,12 +6,7 @@ use super::super::build::{equal_rows, freeze, points};
 use super::super::*;
 use super::Random;
 
-const PARAMS: BuildParams = BuildParams {
-    m: 4,
-    ef_construction: 20,
-    threads: 1,
-    seed: 3,
-};
+const PARAMS: BuildParams = BuildParams { m: 4, ef_construction: 20, threads: 1, seed: 3 };
 
 fn vectors(data: &[f32], dims: usize) -> Vectors {
     Vectors::from_rows(data, dims).unwrap()
@@ -23,23 +18,9 @@ fn walking(vectors: &Vectors) -> Index {
     Index::new(vectors.clone(), Some(graph), 0).unwrap()
 }
 
-fn search(
-    index: &Index,
-    query: &[f32],
-    k: usize,
-    ef: usize,
-    accept: impl Fn(u32) -> bool,
-) -> Vec<Hit> {
+fn search(index: &Index, query: &[f32], k: usize, ef: usize, accept: impl Fn(u32) -> bool) -> Vec<Hit> {
     let mut out = Vec::new();
-    index.search(
-        query,
-        k,
-        ef,
-        index.len(),
-        accept,
-        &mut Scratch::new(),
-        &mut out,
-    );
+    index.search(query, k, ef, index.len(), accept, &mut Scratch::new(), &mut out);
     out
 }
 
@@ -47,10 +28,7 @@ fn search(
 fn naive(vectors: &Vectors, query: &[f32], k: usize, accept: impl Fn(u32) -> bool) -> Vec<Hit> {
     let mut hits: Vec<Hit> = (0..vectors.len() as u32)
         .filter(|&row| accept(row))
-        .map(|row| Hit {
-            row,
-            score: vectors.dot(row as usize, query),
-        })
+        .map(|row| Hit { row, score: vectors.dot(row as usize, query) })
         .collect();
     hits.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.row.cmp(&b.row)));
     hits.truncate(k);
@@ -63,11 +41,7 @@ fn check(data: &[f32], dims: usize, query: &[f32], k: usize, accept: impl Fn(u32
     let vectors = vectors(data, dims);
     let expected = naive(&vectors, query, k, &accept);
     let walking = walking(&vectors);
-    assert_eq!(
-        search(&walking, query, k, vectors.len(), &accept),
-        expected,
-        "walk"
-    );
+    assert_eq!(search(&walking, query, k, vectors.len(), &accept), expected, "walk");
     let mut out = Vec::new();
     for hint in [0, vectors.len()] {
         walking.search_exact(query, k, hint, &accept, &mut Scratch::new(), &mut out);
@@ -86,9 +60,7 @@ fn tiny_sets_are_searched_like_any_other() {
     check(&[0.0, 0.0], 2, &[1.0, 0.0], 3, |_| true);
     check(&[1.0, 2.0, -3.0, 1.0], 2, &[1.0, 0.5], 3, |_| true);
     check(&[1.0, 2.0, -3.0, 1.0], 2, &[1.0, 0.5], 0, |_| true);
-    check(&[1.0, 2.0, 0.0, 0.0, 5.0], 1, &[2.0], 100_000, |row| {
-        row != 0
-    });
+    check(&[1.0, 2.0, 0.0, 0.0, 5.0], 1, &[2.0], 100_000, |row| row != 0);
 }
 
 #[test]
@@ -99,14 +71,8 @@ fn rows_without_data_come_after_positive_and_before_negative_scores() {
 
 #[test]
 fn equal_rows_are_one_node_and_all_are_found_lowest_first() {
-    let data: Vec<f32> = (0..900)
-        .map(|i| [1.0, -0.0, 0.5][i % 3])
-        .chain([3.0, 1.0, 1.0])
-        .collect();
-    assert_eq!(
-        build(&vectors(&data, 3), &PARAMS, |_| ()).unwrap().nodes(),
-        2
-    );
+    let data: Vec<f32> = (0..900).map(|i| [1.0, -0.0, 0.5][i % 3]).chain([3.0, 1.0, 1.0]).collect();
+    assert_eq!(build(&vectors(&data, 3), &PARAMS, |_| ()).unwrap().nodes(), 2);
     check(&data, 3, &[1.0, 1.0, 0.0], 7, |_| true);
     check(&data, 3, &[1.0, 1.0, 0.0], 7, |row| row > 200);
 }
@@ -117,30 +83,13 @@ fn islands_are_connected_in_both_directions() {
     // Forty tight knots far apart: with so few links hnsw_rs leaves many of them alone.
     let centres: Vec<Vec<f32>> = (0..40).map(|_| random.normals(4)).collect();
     let data: Vec<f32> = (0..2_000)
-        .flat_map(|row| {
-            centres[row / 50]
-                .iter()
-                .map(|x| x + 1e-4 * random.normal())
-                .collect::<Vec<_>>()
-        })
+        .flat_map(|row| centres[row / 50].iter().map(|x| x + 1e-4 * random.normal()).collect::<Vec<_>>())
         .collect();
     let vectors = vectors(&data, 4);
-    let graph = build(
-        &vectors,
-        &BuildParams {
-            m: 2,
-            ef_construction: 4,
-            ..PARAMS
-        },
-        |_| (),
-    )
-    .unwrap();
+    let graph = build(&vectors, &BuildParams { m: 2, ef_construction: 4, ..PARAMS }, |_| ()).unwrap();
     let index = Index::new(vectors.clone(), Some(graph), 0).unwrap();
     for centre in &centres {
-        assert_eq!(
-            search(&index, centre, 2_000, 2_000, |_| true),
-            naive(&vectors, centre, 2_000, |_| true)
-        );
+        assert_eq!(search(&index, centre, 2_000, 2_000, |_| true), naive(&vectors, centre, 2_000, |_| true));
     }
 }
 
@@ -150,23 +99,13 @@ fn nothing_is_lost_when_every_link_is() {
     let groups = equal_rows(&vectors);
     let graph = freeze(None, &points(&vectors, &groups), &groups, 4);
     let index = Index::new(vectors, Some(graph), 0).unwrap();
-    assert_eq!(
-        search(&index, &[1.0, 1.0, 1.0], 100, 100, |_| true).len(),
-        100
-    );
+    assert_eq!(search(&index, &[1.0, 1.0, 1.0], 100, 100, |_| true).len(), 100);
 }
 
 #[test]
 fn a_query_without_direction_has_no_hits() {
     let index = walking(&vectors(&Random(1).normals(60), 3));
-    for query in [
-        &[0.0; 3][..],
-        &[f32::NAN, 1.0, 1.0],
-        &[f32::INFINITY, 1.0, 1.0],
-        &[3e38; 3],
-        &[1.0; 2],
-        &[],
-    ] {
+    for query in [&[0.0; 3][..], &[f32::NAN, 1.0, 1.0], &[f32::INFINITY, 1.0, 1.0], &[3e38; 3], &[1.0; 2], &[]] {
         assert_eq!(search(&index, query, 5, 10, |_| true), []);
     }
     assert_eq!(search(&index, &[1e-30, 0.0, 0.0], 5, 10, |_| true).len(), 5);
@@ -188,24 +127,10 @@ fn parameters_outside_their_range_are_refused_by_name() {
     for (params, field) in [
         (BuildParams { m: 1, ..PARAMS }, "m"),
         (BuildParams { m: 300, ..PARAMS }, "m"),
-        (
-            BuildParams {
-                ef_construction: 0,
-                ..PARAMS
-            },
-            "ef_construction",
-        ),
-        (
-            BuildParams {
-                threads: 0,
-                ..PARAMS
-            },
-            "threads",
-        ),
+        (BuildParams { ef_construction: 0, ..PARAMS }, "ef_construction"),
+        (BuildParams { threads: 0, ..PARAMS }, "threads"),
     ] {
-        let Err(Error::Params { name, .. }) = build(&vectors, &params, |_| ()) else {
-            panic!("accepted")
-        };
+        let Err(Error::Params { name, .. }) = build(&vectors, &params, |_| ()) else { panic!("accepted") };
         assert_eq!(name, field);
     }
 }
@@ -217,15 +142,7 @@ fn a_serial_build_is_the_same_every_time_and_a_parallel_one_is_sound() {
     let first = build(&vectors, &PARAMS, |rows| last = rows).unwrap();
     assert_eq!(last, 1_500);
     assert_eq!(first, build(&vectors, &PARAMS, |_| ()).unwrap());
-    let parallel = build(
-        &vectors,
-        &BuildParams {
-            threads: 3,
-            ..PARAMS
-        },
-        |rows| last = rows,
-    )
-    .unwrap();
+    let parallel = build(&vectors, &BuildParams { threads: 3, ..PARAMS }, |rows| last = rows).unwrap();
     assert_eq!(last, 1_500);
     Index::new(vectors, Some(parallel), 0).unwrap();
 }
@@ -233,21 +150,11 @@ fn a_serial_build_is_the_same_every_time_and_a_parallel_one_is_sound() {
 #[test]
 fn a_graph_survives_its_arrays() {
     let graph = build(&vectors(&Random(2).normals(300), 3), &PARAMS, |_| ()).unwrap();
-    let stored = graph
-        .arrays()
-        .map(|(name, numbers)| (name, numbers.to_vec()));
-    let get = |name: &str| {
-        stored
-            .iter()
-            .find(|array| array.0 == name)
-            .map(|array| array.1.clone())
-    };
+    let stored = graph.arrays().map(|(name, numbers)| (name, numbers.to_vec()));
+    let get = |name: &str| stored.iter().find(|array| array.0 == name).map(|array| array.1.clone());
     assert_eq!(FrozenGraph::from_arrays(get).unwrap(), graph);
     let missing = FrozenGraph::from_arrays(|name| get(name).filter(|_| name != "links"));
-    assert_eq!(
-        missing.unwrap_err().to_string(),
-        "graph array links: missing"
-    );
+    assert_eq!(missing.unwrap_err().to_string(), "graph array links: missing");
 }
 
 #[test]
@@ -262,15 +169,7 @@ fn two_threads_get_the_same_hits_and_a_used_scratch_changes_nothing() {
     let ask = || {
         let (mut scratch, mut out, mut all) = (Scratch::new(), Vec::new(), Vec::new());
         for i in 0..300 {
-            index.search(
-                &Random(i).normals(8),
-                10,
-                20,
-                2_000,
-                |row| row % 3 > 0,
-                &mut scratch,
-                &mut out,
-            );
+            index.search(&Random(i).normals(8), 10, 20, 2_000, |row| row % 3 > 0, &mut scratch, &mut out);
             all.extend_from_slice(&out);
         }
         all
@@ -280,9 +179,8 @@ fn two_threads_get_the_same_hits_and_a_used_scratch_changes_nothing() {
         (ask(), other.join().unwrap())
     });
     assert_eq!(a, b);
-    let fresh: Vec<Hit> = (0..300)
-        .flat_map(|i| search(index, &Random(i).normals(8), 10, 20, |row| row % 3 > 0))
-        .collect();
+    let fresh: Vec<Hit> =
+        (0..300).flat_map(|i| search(index, &Random(i).normals(8), 10, 20, |row| row % 3 > 0)).collect();
     assert_eq!(a, fresh);
 }
 
@@ -293,31 +191,17 @@ fn few_accepted_rows_are_scanned_and_many_are_walked() {
     let index = Index::new(vectors, Some(graph), 100).unwrap();
     let (mut scratch, mut out) = (Scratch::new(), Vec::new());
     let mut evaluations = |hint, ef| {
-        index.search(
-            &[1.0; 8],
-            5,
-            ef,
-            hint,
-            |row| row < 99,
-            &mut scratch,
-            &mut out,
-        );
+        index.search(&[1.0; 8], 5, ef, hint, |row| row < 99, &mut scratch, &mut out);
         scratch.evaluations()
     };
     assert_eq!(evaluations(99, DEFAULT_EF_SEARCH), 99);
     assert!(evaluations(100, DEFAULT_EF_SEARCH) > 99);
-    assert!(
-        evaluations(34, DEFAULT_EF_SEARCH / 3) > 99,
-        "a narrower walk is cheaper"
-    );
+    assert!(evaluations(34, DEFAULT_EF_SEARCH / 3) > 99, "a narrower walk is cheaper");
 }
 
 /// Small numbers, so that ties, zeros and equal rows are common.
 fn numbers() -> impl Strategy<Value = Vec<f32>> {
-    prop::collection::vec(
-        prop_oneof![-3_i8..=3, -100_i8..=100].prop_map(f32::from),
-        0..120,
-    )
+    prop::collection::vec(prop_oneof![-3_i8..=3, -100_i8..=100].prop_map(f32::from), 0..120)
 }
 
 proptest! {

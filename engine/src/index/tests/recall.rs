@@ -27,57 +27,30 @@ struct Case {
 
 #[test]
 fn the_walk_finds_98_percent_of_the_exact_answer() {
-    check(&Case {
-        name: "small",
-        rows: 4_000,
-        queries: 50,
-        sigma: 0.0,
-        threads: 1,
-    });
+    check(&Case { name: "small", rows: 4_000, queries: 50, sigma: 0.0, threads: 1 });
 }
 
 #[test]
 fn the_walk_finds_98_percent_when_few_vectors_are_long() {
-    check(&Case {
-        name: "small skewed",
-        rows: 4_000,
-        queries: 50,
-        sigma: 1.0,
-        threads: 1,
-    });
+    check(&Case { name: "small skewed", rows: 4_000, queries: 50, sigma: 1.0, threads: 1 });
 }
 
 #[test]
 #[ignore = "full size: minutes"]
 fn full_size_clustered() {
-    check(&Case {
-        name: "clustered",
-        rows: 100_000,
-        queries: 500,
-        sigma: 0.0,
-        threads: 2,
-    });
+    check(&Case { name: "clustered", rows: 100_000, queries: 500, sigma: 0.0, threads: 2 });
 }
 
 #[test]
 #[ignore = "minutes"]
 fn thirty_thousand_skewed() {
-    check(&Case {
-        name: "skewed",
-        rows: 30_000,
-        queries: 500,
-        sigma: 0.7,
-        threads: 2,
-    });
+    check(&Case { name: "skewed", rows: 30_000, queries: 500, sigma: 0.7, threads: 2 });
 }
 
 #[track_caller]
 fn check(case: &Case) {
     let (vectors, queries) = generate(case);
-    let params = BuildParams {
-        threads: case.threads,
-        ..BuildParams::default()
-    };
+    let params = BuildParams { threads: case.threads, ..BuildParams::default() };
     let start = Instant::now();
     let groups = equal_rows(&vectors);
     let points = points(&vectors, &groups);
@@ -119,11 +92,7 @@ fn check(case: &Case) {
         // hnsw_rs knows no inner product: comparable on unit vectors only.
         if case.sigma == 0.0 {
             let (their_us, theirs) = timed(&queries, |query| {
-                grown
-                    .search(query, K, ef)
-                    .iter()
-                    .map(|hit: &Neighbour| groups[hit.d_id][0])
-                    .collect()
+                grown.search(query, K, ef).iter().map(|hit: &Neighbour| groups[hit.d_id][0]).collect()
             });
             let theirs = self::recall(&exact, &theirs);
             println!(
@@ -131,17 +100,9 @@ fn check(case: &Case) {
                 format!("hnsw_rs, ef {ef}"),
                 their_us / us,
             );
-            assert!(
-                recall > theirs - 0.01,
-                "{}: the walk lost what hnsw_rs finds",
-                case.name
-            );
+            assert!(recall > theirs - 0.01, "{}: the walk lost what hnsw_rs finds", case.name);
         }
-        assert!(
-            ef < DEFAULT_EF_SEARCH || recall >= RECALL_MIN,
-            "{}: recall {recall} at ef {ef}",
-            case.name
-        );
+        assert!(ef < DEFAULT_EF_SEARCH || recall >= RECALL_MIN, "{}: recall {recall} at ef {ef}", case.name);
     }
     if case.rows >= 100_000 {
         filters(&index, &queries);
@@ -162,15 +123,7 @@ fn filters(index: &Index, queries: &[Vec<f32>]) {
             rows(&out)
         });
         let (us, found) = timed(queries, |query| {
-            index.search(
-                query,
-                K,
-                DEFAULT_EF_SEARCH,
-                accepted,
-                accept,
-                &mut scratch,
-                &mut out,
-            );
+            index.search(query, K, DEFAULT_EF_SEARCH, accepted, accept, &mut scratch, &mut out);
             rows(&out)
         });
         println!(
@@ -219,8 +172,6 @@ fn rows(hits: &[Hit]) -> Vec<u32> {
 
 fn recall(exact: &[Vec<u32>], found: &[Vec<u32>]) -> f64 {
     let both = exact.iter().zip(found);
-    let hits: usize = both
-        .map(|(a, b)| a.iter().filter(|row| b.contains(row)).count())
-        .sum();
+    let hits: usize = both.map(|(a, b)| a.iter().filter(|row| b.contains(row)).count()).sum();
     hits as f64 / exact.iter().map(Vec::len).sum::<usize>() as f64
 }
