@@ -115,6 +115,19 @@ impl Timeline {
         moments
     }
 
+    /// The first moment of every user whose first interaction lies in `[from, until)`: the profile is empty then. In
+    /// order of time.
+    pub fn first_moments(&self, from_ms: TimeMs, until_ms: TimeMs) -> Vec<Moment> {
+        let first = |(user, events): (u32, &Vec<u32>)| {
+            let mut events = events.iter().map(|&at| &self.events[at as usize]);
+            let time_ms = events.find(|event| event.touch.interaction)?.time_ms;
+            (from_ms..until_ms).contains(&time_ms).then_some(Moment { user, time_ms })
+        };
+        let mut moments: Vec<Moment> = (0..).zip(&self.by_user).filter_map(first).collect();
+        moments.sort_by_key(|moment| (moment.time_ms, moment.user));
+        moments
+    }
+
     /// What the user liked from the moment on and before `until`: at most `max` distinct items, in order, none of
     /// which the user had seen before.
     pub fn next_liked(&self, moment: Moment, until_ms: TimeMs, max: usize) -> Vec<Arc<str>> {
@@ -226,6 +239,13 @@ mod tests {
         assert_eq!(moments.iter().map(|moment| moment.time_ms).collect::<Vec<_>>(), [5, 9]);
         let profile = timeline.profile(moments[0], &ProfileLimits::default());
         assert_eq!(profile.events.iter().map(|event| &*event.item).collect::<Vec<_>>(), ["a", "b"]);
+    }
+
+    #[test]
+    fn a_first_moment_has_no_earlier_event() {
+        let timeline = timeline(&[(0, "a", 1, 1.0), (0, "b", 5, 1.0), (1, "c", 5, 1.0), (1, "d", 9, 1.0)]);
+        assert_eq!(timeline.first_moments(2, 100), [Moment { user: 1, time_ms: 5 }]);
+        assert!(timeline.profile(Moment { user: 1, time_ms: 5 }, &ProfileLimits::default()).events.is_empty());
     }
 
     #[test]

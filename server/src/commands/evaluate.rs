@@ -38,6 +38,9 @@ pub(super) struct Args {
     /// Moments of one user, at most.
     #[arg(long, default_value_t = 20)]
     moments_max: usize,
+    /// Measures strangers instead: the first moment of every user whose first event lies in the period.
+    #[arg(long)]
+    cold: bool,
     /// Folder of baselines' lists: NAME.safetensors with `items` u32 [moments, 20].
     #[arg(long)]
     lists: Option<PathBuf>,
@@ -81,7 +84,11 @@ pub(super) async fn run(config: &Config, args: Args) -> Result<()> {
     let timeline = super::load_timeline(config).await?;
     let until = args.until.unwrap_or(TimeMs::MAX);
     let catalogue = read_items(&args.data)?;
-    let moments = timeline.moments(args.from, until, args.moments_max);
+    let moments = if args.cold {
+        timeline.first_moments(args.from, until)
+    } else {
+        timeline.moments(args.from, until, args.moments_max)
+    };
     let known: std::collections::HashSet<&str> = catalogue.iter().map(|item| &*item.id).collect();
     let question = |moment: Moment| {
         let mut relevant = timeline.next_liked(moment, until, RELEVANT_MAX_ITEMS);

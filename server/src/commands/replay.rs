@@ -68,7 +68,10 @@ pub(super) async fn run(config: &Config, args: Args) -> Result<()> {
     let until = args.until.unwrap_or(TimeMs::MAX);
     let variant = config.variants.get(&args.variant).cloned();
     let variant = variant.ok_or_else(|| anyhow::anyhow!("--variant: the config has no variant {:?}", args.variant))?;
-    let moments = timeline.moments(args.from, until, args.moments_max);
+    // First moments too: the ranker has to know what to make of a stranger.
+    let mut moments = timeline.moments(args.from, until, args.moments_max);
+    moments.extend(timeline.first_moments(args.from, until));
+    moments.sort_by_key(|moment| (moment.time_ms, moment.user));
     let job = Job {
         timeline: &timeline,
         bundle,
