@@ -31,8 +31,8 @@ test-rust: ## Unit, property, golden and service tests
 
 .PHONY: test-python
 test-python: models/.venv/stamp ## Tests of the package, then end to end against a real server
-	@# With all targets: the same features as the tests, so that nothing is built twice.
-	cargo build --workspace --all-targets
+	@# With the examples, the features of dependencies are those of the tests: nothing is compiled twice.
+	cargo build --workspace --bins --examples
 	cd models && MARQUEE_BIN_DIR="$(abspath $(TARGET))/debug" .venv/bin/python -m pytest -rs
 
 .PHONY: check
