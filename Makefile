@@ -45,7 +45,7 @@ check: models/.venv/stamp ## What CI runs before the tests: format, lints, types
 
 .PHONY: bench
 bench: ## Recall and time of the vector index, as a table
-	cargo test --release -p marquee-engine --lib index:: -- --ignored --nocapture
+	MARQUEE_FULL_SIZE=1 cargo test --release --workspace --lib index::tests::recall -- --nocapture --test-threads 1
 
 ##@ At full size
 

@@ -53,6 +53,7 @@ class Binary:
         *,
         parent: str | None = None,
         metrics: Path | None = None,
+        no_ranker_because: str | None = None,
         threads: int,
     ) -> str:
         """`marquee bundle build`; answers the version, which is the folder's name under `out`."""
@@ -61,6 +62,8 @@ class Binary:
             optional += ["--parent", parent]
         if metrics:
             optional += ["--metrics", metrics]
+        if no_ranker_because:
+            optional += ["--no-ranker-because", no_ranker_because]
         told = self.call(
             "bundle", "build", "--data", data, "--models", models, "--out", out, "--threads", threads, *optional
         )

@@ -367,6 +367,7 @@ def publish(run: Run, tested: Backtest, bundles: Path, activate: bool) -> int:
         models,
         bundles,
         metrics=run.work / "live" / "metrics.json",
+        no_ranker_because=tested.no_ranker_because,
     )
     _remember_backtest(run, bundle.name, tested)
     if activate and bundle.name != serving:

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize_to_file};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
 
 use super::Error;
 
@@ -142,7 +142,8 @@ impl ArraysWriter {
         });
         let views = views.collect::<Result<Vec<_>, Error>>()?;
         let metadata = (!self.metadata.is_empty()).then(|| self.metadata.clone());
-        serialize_to_file(views, metadata, path)
-            .map_err(|error| Error::format(&path.display().to_string(), error.to_string()))
+        let bytes = serialize(views, metadata)
+            .map_err(|error| Error::format(&path.display().to_string(), error.to_string()))?;
+        std::fs::write(path, bytes).map_err(|error| Error::read(path, &error))
     }
 }

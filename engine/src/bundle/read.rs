@@ -109,10 +109,10 @@ pub(super) fn vectors(arrays: &Arrays<'_>, file: &str, name: &str, rows: usize) 
     Vectors::from_rows(&numbers, dims).map_err(|error| Error::format(file, error.to_string()))
 }
 
-pub(super) fn positive(arrays: &Arrays<'_>, file: &str, name: &str) -> Result<f32, Error> {
-    let text = arrays.text(name)?;
-    let number = text.parse::<f32>().ok().filter(|number| number.is_finite() && *number > 0.0);
-    number.ok_or_else(|| Error::format(file, format!("{name} is {text:?}, not a positive number")))
+fn positive(arrays: &Arrays<'_>, file: &str, name: &str) -> Result<f32, Error> {
+    let number = arrays.vector::<f32>(name, 1)?[0];
+    let is_positive = number.is_finite() && number > 0.0;
+    is_positive.then_some(number).ok_or_else(|| Error::format(file, format!("{name} is {number}, not positive")))
 }
 
 fn embedding(files: &Files, items: usize, graph: &Graph<'_>) -> Result<Option<Embedding>, Error> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::arrays::{Arrays, ArraysWriter};
 use super::manifest::{Counts, FORMAT_VERSION, FileEntry, MANIFEST_FILE, Manifest, Signature, sha256_hex};
-use super::read::{check_golden, content_model, positive, user_hash, vectors, vocabulary};
+use super::read::{check_golden, content_model, user_hash, vectors, vocabulary};
 use super::{Bundle, Error, Likes, MATRICES, Neighbours, OpenOptions};
 use crate::index::{BuildParams, Vectors, build};
 use crate::rank::Ranker;
@@ -193,8 +193,9 @@ impl Draft<'_> {
         let (numbers, dims) = arrays.matrix::<f32>("items", items)?;
         ArraysWriter::default()
             .add("items", &[items, dims], &numbers)
-            .text("alpha", &positive(&arrays, FILE, "alpha")?.to_string())
-            .text("regularization", &positive(&arrays, FILE, "regularization")?.to_string())
+            // As arrays: texts of the header have no order, and equal contents are to have equal bytes.
+            .add("alpha", &[1], &[positive(&arrays, FILE, "alpha")?])
+            .add("regularization", &[1], &[positive(&arrays, FILE, "regularization")?])
             .write(&self.folder.join(FILE))?;
         let Some(likes_bytes) = self.trained("likes.safetensors")? else { return Ok(0) };
         let users = self.parts.users.len();
@@ -288,4 +289,11 @@ fn normalise(vector: &mut [f32]) {
     } else {
         vector.fill(0.0);
     }
+}
+
+/// A positive number from the header of a trained file.
+fn positive(arrays: &Arrays<'_>, file: &str, name: &str) -> Result<f32, Error> {
+    let text = arrays.text(name)?;
+    let number = text.parse::<f32>().ok().filter(|number| number.is_finite() && *number > 0.0);
+    number.ok_or_else(|| Error::format(file, format!("{name} is {text:?}, not a positive number")))
 }

@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
-use marquee_engine::bundle::{Bundle, Manifest};
+use marquee_engine::bundle::{Bundle, Manifest, OpenOptions};
+use marquee_engine::index::Scratch;
 
 use crate::bundles::{Listed, Registry};
 use crate::clock::Clock;
@@ -38,6 +39,17 @@ pub enum Command {
         /// A version in the artifacts' folder, or the path of a bundle's folder.
         bundle: PathBuf,
     },
+    /// Measures how much of the exact answer the walk through each graph finds, at the configured width.
+    Recall {
+        /// The path of a bundle's folder.
+        folder: PathBuf,
+        /// Neighbours that are compared.
+        #[arg(long, default_value_t = 100)]
+        k: usize,
+        /// Queries for each graph.
+        #[arg(long, default_value_t = 500)]
+        queries: usize,
+    },
     /// Verifies a bundle and makes it the serving one.
     Activate {
         /// A version in the artifacts' folder.
@@ -57,8 +69,10 @@ pub async fn run(config: &Config, args: Args) -> anyhow::Result<()> {
     {
         return print(&verify_folder(bundle, config)?);
     }
-    if let Command::Build(args) = args.command {
-        return super::bundle_build::run(config, args).await;
+    match args.command {
+        Command::Build(args) => return super::bundle_build::run(config, args).await,
+        Command::Recall { folder, k, queries } => return print(&recall(&folder, config, k, queries)?),
+        _ => {}
     }
     let store = open_store(config).await?;
     let registry = Registry::new(config, store.clone(), Clock::system())?;
@@ -74,7 +88,7 @@ async fn with_registry(command: Command, registry: &Registry) -> anyhow::Result<
             let listed = registry.list();
             if as_json { json(&listed, serving.as_deref()) } else { table(&listed, serving.as_deref()) }
         }
-        Command::Build(_) => unreachable!("it needs no registry and returned above"),
+        Command::Build(_) | Command::Recall { .. } => unreachable!("they need no registry and returned above"),
         Command::Verify { bundle } => {
             let opened = registry.open(&bundle.to_string_lossy()).await.map_err(told)?;
             Ok(verified(opened.manifest()))
@@ -89,6 +103,44 @@ async fn with_registry(command: Command, registry: &Registry) -> anyhow::Result<
 
 fn verify_folder(folder: &Path, config: &Config) -> anyhow::Result<String> {
     Ok(verified(Bundle::open(folder, &super::open_options(config))?.manifest()))
+}
+
+/// A table: recall of each graph's walk against the exact scan, and the inner products that each took. The factor
+/// model is asked with the users' vectors, the others with their own.
+fn recall(folder: &Path, config: &Config, k: usize, queries: usize) -> anyhow::Result<String> {
+    let bundle = Bundle::open(folder, &OpenOptions { exact_below_items: 0, ..super::open_options(config) })?;
+    let (users, ef) = (bundle.users().map(|users| &users.index), bundle.ef_search());
+    let embedding = bundle.embedding().map(|embedding| &embedding.index);
+    let content = bundle.content().map(|content| &content.index);
+    let graphs = [("embedding", embedding, users), ("users", users, users), ("content", content, content)];
+    let mut text = format!(
+        "{:<12} {:>8} {:>11} {:>14} {:>14}\n",
+        "graph",
+        "vectors",
+        format!("recall@{k}"),
+        "walk: products",
+        "scan: products"
+    );
+    for (name, index, of) in graphs {
+        let (Some(index), Some(of)) = (index, of) else { continue };
+        let (mut scratch, mut walked, mut exact) = (Scratch::new(), Vec::new(), Vec::new());
+        let (mut found, mut wanted, mut by_walk, mut by_scan) = (0, 0, 0, 0);
+        let step = (of.len() / queries.max(1)).max(1);
+        for query in (0..of.len() as u32).step_by(step).take(queries) {
+            let query = of.vector(query);
+            index.search(query, k, ef, index.len(), |_| true, &mut scratch, &mut walked);
+            by_walk += scratch.evaluations();
+            index.search_exact(query, k, index.len(), |_| true, &mut scratch, &mut exact);
+            by_scan += scratch.evaluations();
+            // Equal scores are equally good.
+            let least = exact.last().map_or(f32::INFINITY, |hit| hit.score);
+            found += walked.iter().filter(|hit| hit.score >= least).count();
+            wanted += exact.len();
+        }
+        let recall = found as f64 / wanted.max(1) as f64;
+        writeln!(text, "{name:<12} {:>8} {recall:>11.4} {by_walk:>14} {by_scan:>14}", index.len())?;
+    }
+    Ok(text)
 }
 
 fn verified(manifest: &Manifest) -> String {

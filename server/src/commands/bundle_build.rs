@@ -38,6 +38,9 @@ pub struct Args {
     /// JSON object of metrics that go into the manifest.
     #[arg(long)]
     metrics: Option<PathBuf>,
+    /// Why there is no ranker, in plain words, when the models folder has none; slates and status repeat it.
+    #[arg(long, default_value = "it was built without one")]
+    no_ranker_because: String,
     /// Threads that build graphs; on one thread the same vectors always give the same graph.
     #[arg(long, default_value_t = 1)]
     threads: usize,
@@ -81,7 +84,7 @@ pub(super) async fn run(config: &Config, args: Args) -> Result<()> {
         users: &users,
         files: ArrayFiles { models: args.models, vocabulary: args.data.join("vocabulary.jsonl") },
         metrics,
-        no_ranker_because: Some("it was built without one".to_owned()),
+        no_ranker_because: Some(args.no_ranker_because),
         graph: BuildParams { threads: args.threads, ..BuildParams::default() },
     };
     std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;

@@ -13,6 +13,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use marquee_engine::event::{EventPolicy, KindPolicy};
+use marquee_engine::index::{DEFAULT_EF_SEARCH, DEFAULT_EXACT_BELOW_ROWS};
 use marquee_engine::types::Variant;
 use serde::{Deserialize, Serialize};
 
@@ -327,7 +328,13 @@ pub struct Ranking {
 
 impl Default for Ranking {
     fn default() -> Ranking {
-        Ranking { exact_below_items: 20_000, ef_search: 200, world_tick_ms: 100, fresh_wait_ms: 50, effort_full_ms: 20 }
+        Ranking {
+            exact_below_items: DEFAULT_EXACT_BELOW_ROWS,
+            ef_search: DEFAULT_EF_SEARCH,
+            world_tick_ms: 100,
+            fresh_wait_ms: 50,
+            effort_full_ms: 20,
+        }
     }
 }
 

@@ -90,26 +90,32 @@ where
         let shared = self.shared.clone();
         let started = Instant::now();
         let method = method(request.uri().path());
-        let permit = match admit(&shared, &method) {
+        let timeout = grpc_timeout(request.headers()).map_or(shared.timeout_max, |asked| asked.min(shared.timeout_max));
+        let timeout = timeout.saturating_sub(AHEAD_OF_TONIC);
+        // A call whose time is over already is refused at once, not after the work.
+        let in_time = if timeout.is_zero() { Err(late()) } else { Ok(()) };
+        let permit = match in_time.and_then(|()| admit(&shared, &method)) {
             Ok(permit) => permit,
             Err(status) => {
                 shared.metrics.call(&method, status::name(status.code()), started.elapsed().as_secs_f64());
                 return Box::pin(async move { Ok(status.into_http()) });
             }
         };
-        let timeout = grpc_timeout(request.headers()).map_or(shared.timeout_max, |asked| asked.min(shared.timeout_max));
-        let timeout = timeout.saturating_sub(AHEAD_OF_TONIC);
         request.extensions_mut().insert(Deadline(started + timeout));
         Box::pin(async move {
             shared.metrics.in_flight.inc();
             let held = Held { method, started, code: None, metrics: shared.metrics.clone(), _permit: permit };
             let response = match tokio::time::timeout(timeout, inner.call(request)).await {
                 Ok(response) => response?,
-                Err(_) => Status::deadline_exceeded("deadline exceeded").into_http(),
+                Err(_) => late().into_http(),
             };
             Ok(response.map_headers_into(held))
         })
     }
+}
+
+fn late() -> Status {
+    Status::deadline_exceeded("deadline exceeded")
 }
 
 /// Room for one more call, or the answer that there is none. Health is always answered.

@@ -1,7 +1,6 @@
 //! How much of the exact answer does the walk find, and what does it cost?
 //!
-//! At full size (minutes; prints a table):
-//! `cargo test --release -p marquee-engine index::tests::recall -- --include-ignored --nocapture --test-threads 1`
+//! At full size (minutes; prints a table): `make bench`, which sets MARQUEE_FULL_SIZE.
 
 use std::time::Instant;
 
@@ -36,15 +35,17 @@ fn the_walk_finds_98_percent_when_few_vectors_are_long() {
 }
 
 #[test]
-#[ignore = "full size: minutes"]
-fn full_size_clustered() {
-    check(&Case { name: "clustered", rows: 100_000, queries: 500, sigma: 0.0, threads: 2 });
+fn so_it_does_when_two_threads_build() {
+    check(&Case { name: "clustered", rows: sized(100_000, 5_000), queries: sized(500, 50), sigma: 0.0, threads: 2 });
 }
 
 #[test]
-#[ignore = "minutes"]
-fn thirty_thousand_skewed() {
-    check(&Case { name: "skewed", rows: 30_000, queries: 500, sigma: 0.7, threads: 2 });
+fn so_it_does_on_skewed_norms_when_two_threads_build() {
+    check(&Case { name: "skewed", rows: sized(30_000, 5_000), queries: sized(500, 50), sigma: 0.7, threads: 2 });
+}
+
+fn sized(full: usize, small: usize) -> usize {
+    if std::env::var_os("MARQUEE_FULL_SIZE").is_some() { full } else { small }
 }
 
 #[track_caller]
