@@ -58,7 +58,10 @@ impl Candidates {
         let found = rows.len();
         let mut candidates = Candidates { hits, found, ..Candidates::default() };
         candidates.items = rows.iter().map(|&row| Candidate { row, blend: blend(row, answers, &plans) }).collect();
-        candidates.limit(moment.query.variant.candidates_max_items);
+        // Candidates that the caller brings are bounded by the caller; none of them is dropped unranked.
+        if moment.query.candidates.is_none() {
+            candidates.limit(moment.query.variant.candidates_max_items);
+        }
         candidates.gather(answers);
         candidates
     }

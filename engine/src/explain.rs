@@ -168,7 +168,7 @@ impl Explainer<'_, '_> {
             "filter:request: no item that any source knows passes the filter, the exclusions and earlier pages"
                 .to_owned()
         } else if hits == 0 {
-            "retrieval: every item that the sources know is seen or unavailable".to_owned()
+            "retrieval: no source of the variant found an item that is available and not seen".to_owned()
         } else {
             let found = self.candidates.found;
             format!("retrieval: the variant's sources found {found} items that pass the filters")

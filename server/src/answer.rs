@@ -189,12 +189,17 @@ impl Desk {
             return Ok(self.repeat(&entry, situation.now_ms));
         }
         let cache = if lookup.is_some() { CacheStatus::Miss } else { CacheStatus::Bypass };
+        let serving = situation.serving.clone();
         let (answer, record) = self.rank(&ask, situation, cache).await?;
         let body = encode(&answer);
         if let Some((key, state)) = lookup
             && !answer.slate.degraded.iter().any(|part| part.what == EFFORT)
         {
-            let expires_ms = record.now_ms.saturating_add(i64::try_from(self.config.cache.ttl_ms).unwrap_or(i64::MAX));
+            let ttl_ms = i64::try_from(self.config.cache.ttl_ms).unwrap_or(i64::MAX);
+            // An item whose window ends must not outlive it in a cached slate.
+            let window = |item: &marquee_engine::types::SlateItem| serving.world.item(&item.id)?.available_until_ms;
+            let ends = answer.slate.items.iter().filter_map(window);
+            let expires_ms = ends.fold(record.now_ms.saturating_add(ttl_ms), i64::min);
             let record = Arc::new(SlateRecord { rows: None, ..record.clone() });
             self.cache.put(key, cache::Entry { state, expires_ms, body: body.clone(), record });
         }

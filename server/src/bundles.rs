@@ -254,9 +254,12 @@ impl Bundles {
         let _turn = self.turn.lock().await;
         let wanted = self.registry.activations().await?.serving;
         let Some(wanted) = wanted.filter(|wanted| self.followed().as_ref() != Some(wanted)) else { return Ok(()) };
-        *self.followed() = Some(wanted.clone());
-        let bundle = self.open(&wanted).await?;
-        self.swap(bundle).await
+        let opened = self.open(&wanted).await;
+        // A bundle that cannot serve is not tried every second; one that only the store kept from serving is.
+        if matches!(opened, Err(Error::FailedPrecondition(_) | Error::NotFound(_) | Error::InvalidArgument { .. })) {
+            *self.followed() = Some(wanted);
+        }
+        self.swap(opened?).await
     }
 
     fn followed(&self) -> std::sync::MutexGuard<'_, Option<String>> {

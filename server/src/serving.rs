@@ -120,7 +120,8 @@ impl Live {
         let follower = self.follower.clone().lock_owned().await;
         let (follower, is_changed) =
             advance(follower, &self.sources, |rows| self.sources.profiles.observe(rows)).await?;
-        if is_changed {
+        // Also what an earlier call applied before it failed.
+        if is_changed || follower.builder.watermark() > self.current.load().world.watermark() {
             let engine = self.current.load().engine.clone();
             self.publish(engine, &follower);
         }

@@ -206,8 +206,9 @@ impl Totals {
     }
 }
 
+/// Clamped far beyond any scale, so that no number of events makes a sum overflow.
 fn centi(rating: f32) -> i64 {
-    (f64::from(rating) * 100.0).round() as i64
+    (f64::from(rating) * 100.0).round().clamp(-1e8, 1e8) as i64
 }
 
 #[cfg(test)]
@@ -233,6 +234,17 @@ mod tests {
             prop_assert_eq!(bits(&a), bits(&b));
             prop_assert_eq!(&a, &DayCounts::from_days(b.days().to_vec()));
         }
+    }
+
+    #[test]
+    fn an_absurd_rating_overflows_no_sum() {
+        let touch = Touch { weight: 1.0, rating: 1e30, seen: true, interaction: true };
+        let (mut stats, mut totals) = (ItemStats::default(), Totals::default());
+        for _ in 0..3 {
+            stats.add(&touch, 0, None);
+            totals.add(&touch, 0);
+        }
+        assert_eq!((stats.rating_sum_centi, totals.rating_sum_centi), (300_000_000, 300_000_000));
     }
 
     #[test]

@@ -139,7 +139,9 @@ const HEALTH: &str = "Health";
 fn method(path: &str) -> String {
     let mut parts = path.trim_start_matches('/').split('/');
     match (parts.next(), parts.next()) {
-        (Some(service), Some(method)) if service.starts_with("marquee.v1.") => method.to_owned(),
+        (Some(service), Some(method)) if service.starts_with("marquee.v1.") && METHODS.contains(&method) => {
+            method.to_owned()
+        }
         (Some("grpc.health.v1.Health"), _) => HEALTH.to_owned(),
         (Some(service), _) if service.starts_with("grpc.reflection.") => "Reflection".to_owned(),
         _ => UNKNOWN.to_owned(),
@@ -147,6 +149,30 @@ fn method(path: &str) -> String {
 }
 
 const UNKNOWN: &str = "unknown";
+
+/// All methods of our services: a call that is refused before it is routed must not make up a label.
+const METHODS: [&str; 20] = [
+    "Recommend",
+    "RecommendBatch",
+    "SimilarItems",
+    "RankItems",
+    "RecordEvents",
+    "StreamEvents",
+    "UpsertItems",
+    "DeleteItems",
+    "GetItems",
+    "ListItems",
+    "UpsertUsers",
+    "GetUser",
+    "ListEvents",
+    "MergeUsers",
+    "ForgetUser",
+    "ListBundles",
+    "ActivateBundle",
+    "RollbackBundle",
+    "GetStatus",
+    "PurgeCache",
+];
 
 /// The caller's deadline as gRPC sends it: up to eight digits and a unit.
 fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {

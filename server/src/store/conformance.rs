@@ -34,6 +34,8 @@ macro_rules! suite {
             a_second_merge_moves_only_later_events
             forgetting_leaves_nothing_but_hashes
             forgetting_a_visitor_spares_the_user
+            forgetting_a_user_spares_who_shares_their_device
+            a_slate_from_before_an_erasure_is_not_kept_after_it
             items_are_versioned_entries_of_the_log
             an_equal_item_is_not_logged_again
             deleted_items_never_come_back
@@ -267,6 +269,33 @@ pub(crate) async fn forgetting_a_visitor_spares_the_user(store: &dyn Store) {
     assert!(erased.keys.contains(&ann), "whose profile changed");
     assert_eq!(ids(&history(store, &ann, None).await.events), ["2"]);
     assert_eq!(store.resolve(&visitor).await.unwrap(), visitor);
+}
+
+pub(crate) async fn forgetting_a_user_spares_who_shares_their_device(store: &dyn Store) {
+    let (visitor, ann, bob) = (UserKey::anonymous("x"), UserKey::user("ann"), UserKey::user("bob"));
+    append_one(store, like("1", &visitor, "i", 1)).await;
+    store.merge_users(&visitor, &ann, 5).await.unwrap();
+    append_one(store, like("2", &visitor, "j", 2)).await;
+    store.merge_users(&visitor, &bob, 6).await.unwrap();
+    append_one(store, like("3", &visitor, "k", 3)).await;
+    let erased = store.forget(&ann, 7).await.unwrap();
+    assert_eq!((erased.events, erased.keys), (2, vec![ann.clone()]));
+    assert_eq!(ids(&history(store, &bob, None).await.events), ["3"]);
+    assert_eq!(store.resolve(&visitor).await.unwrap(), bob);
+}
+
+pub(crate) async fn a_slate_from_before_an_erasure_is_not_kept_after_it(store: &dyn Store) {
+    let ann = UserKey::user("ann");
+    let slate = |id: &str, watermark| SlateRecord {
+        slate_id: id.to_owned(),
+        user: Some(ann.clone()),
+        watermark,
+        ..SlateRecord::default()
+    };
+    let erased = store.forget(&ann, 1).await.unwrap();
+    store.put_slates(vec![slate("late", erased.seq - 1), slate("new", erased.seq)]).await.unwrap();
+    assert!(store.get_slate("late").await.unwrap().is_none());
+    assert!(store.get_slate("new").await.unwrap().is_some());
 }
 
 fn item(id: &str, title: &str) -> Item {

@@ -100,6 +100,9 @@ fn kind(draft: &EventDraft, limits: &Limits) -> Result<EventKind> {
     }
 }
 
+/// Far beyond any scale of ratings; the sums of statistics stay exact.
+const RATING_MAX: f64 = 1_000_000.0;
+
 fn value(kind: &EventKind, value: Option<f64>) -> Result<()> {
     match (kind, value) {
         (_, Some(value)) if !value.is_finite() => Err(Error::invalid("value", "must be finite")),
@@ -107,6 +110,9 @@ fn value(kind: &EventKind, value: Option<f64>) -> Result<()> {
             Err(Error::invalid("value", "of a watch is the fraction watched: must lie within 0 and 1"))
         }
         (EventKind::Rating, None) => Err(Error::invalid("value", "is needed by a rating")),
+        (EventKind::Rating, Some(value)) if value.abs() > RATING_MAX => {
+            Err(Error::invalid("value", "of a rating must lie within -1000000 and 1000000"))
+        }
         _ => Ok(()),
     }
 }
@@ -192,6 +198,19 @@ mod tests {
             check(
                 |draft| {
                     draft.kind = "watch".to_owned();
+                    draft.value = Some(value);
+                },
+                field,
+            );
+        }
+    }
+
+    #[test]
+    fn a_rating_lies_on_some_scale() {
+        for (value, field) in [(5.0, None), (1e6, None), (1e30, Some("value")), (-1e308, Some("value"))] {
+            check(
+                |draft| {
+                    draft.kind = "rating".to_owned();
                     draft.value = Some(value);
                 },
                 field,

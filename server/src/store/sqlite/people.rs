@@ -134,9 +134,12 @@ impl Write for Forget {
         let mut slates = 0;
         for key in &gone {
             events += count(tx, "DELETE FROM log WHERE user_key = ? AND kind = 0", key).await?;
-            events += count(tx, "DELETE FROM log WHERE moved_from = ? AND kind = 0", key).await?;
             count(tx, "DELETE FROM log WHERE user_key = ?", key).await?;
-            count(tx, "DELETE FROM log WHERE moved_from = ?", key).await?;
+            // Of a user's visitor only what is the user's: what moved to somebody else is theirs.
+            if self.key.is_anonymous() {
+                events += count(tx, "DELETE FROM log WHERE moved_from = ? AND kind = 0", key).await?;
+                count(tx, "DELETE FROM log WHERE moved_from = ?", key).await?;
+            }
             count(tx, "DELETE FROM aliases WHERE anonymous_key = ?", key).await?;
             count(tx, "DELETE FROM aliases WHERE user_key = ?", key).await?;
             slates += count(tx, "DELETE FROM slates WHERE user_key = ?", key).await?;
@@ -172,14 +175,13 @@ impl Forget {
             changed.extend(keys(connection, sql, &self.key).await?);
         } else {
             let sql = "SELECT DISTINCT anonymous_key FROM aliases WHERE user_key = ?";
-            gone.extend(keys(connection, sql, &self.key).await?);
-            // A shared device: what one of these visitors did for another user stays with that user.
-            for visitor in gone.iter().filter(|key| key.is_anonymous()) {
-                let sql = "SELECT DISTINCT user_key FROM log WHERE moved_from = ?";
-                changed.extend(keys(connection, sql, visitor).await?);
+            for visitor in keys(connection, sql, &self.key).await? {
+                // A shared device: a visitor that is another user's by now stays with that user.
+                if history::resolve(connection, &visitor, None).await? == self.key {
+                    gone.insert(visitor);
+                }
             }
         }
-        changed.retain(|key| !gone.contains(key));
         Ok((gone, changed))
     }
 }

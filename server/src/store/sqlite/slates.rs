@@ -31,7 +31,8 @@ impl Write for Put {
             let rows = slate.rows.as_ref();
             sqlx::query(
                 "INSERT INTO slates (slate_id, user_key, now_ms, json, columns_hash, row_items, row_features) \
-                 VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                 SELECT ?, ?, ?, ?, ?, ?, ? \
+                 WHERE NOT EXISTS (SELECT 1 FROM tombstones WHERE key_hash = ? AND seq > ?) ON CONFLICT DO NOTHING",
             )
             .bind(slate.slate_id.clone())
             .bind(slate.user.as_ref().map(|user| user.as_str().to_owned()))
@@ -40,6 +41,9 @@ impl Write for Put {
             .bind(rows.map(|rows| rows.columns_hash as i64))
             .bind(rows.map(|rows| serde_json::Value::from(rows.items.clone()).to_string()))
             .bind(rows.map(|rows| rows.features.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>()))
+            // Ranked before its user was erased and written after: it must not come back.
+            .bind(slate.user.as_ref().map(|user| user.hash().0.to_vec()))
+            .bind(slate.watermark as i64)
             .execute(&mut *tx.connection)
             .await
             .map_err(failed("writing a slate"))?;
