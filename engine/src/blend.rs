@@ -55,6 +55,9 @@ impl Candidates {
         rows.sort_unstable();
         rows.dedup();
         rows.retain(|&row| moment.is_eligible(row));
+        if moment.query.candidates.is_none() {
+            top_up(moment, answers, &mut rows, &mut hits);
+        }
         let found = rows.len();
         let mut candidates = Candidates { hits, found, ..Candidates::default() };
         candidates.items = rows.iter().map(|&row| Candidate { row, blend: blend(row, answers, &plans) }).collect();
@@ -106,6 +109,19 @@ impl Candidates {
     pub(crate) fn rank(&self, candidate: usize, source: usize) -> u32 {
         self.ranks[candidate * SOURCES.len() + source]
     }
+}
+
+/// When the budgets give fewer candidates than the slate is long: the next most popular items, if the variant asks
+/// for popular ones at all.
+fn top_up(moment: &Moment<'_>, answers: &[Option<Answer<'_>>], rows: &mut Vec<Row>, hits: &mut [(usize, Vec<Row>)]) {
+    let lacking = moment.query.count.saturating_sub(rows.len());
+    let popular = hits.iter_mut().find(|(source, _)| SOURCES[*source].name == "popular");
+    let Some((source, popular)) = popular.filter(|_| lacking > 0) else { return };
+    let Some(answer) = answers[*source].as_ref() else { return };
+    let more = (answer.search)(lacking, &|row| moment.is_eligible(row) && rows.binary_search(&row).is_err());
+    popular.extend(more.iter().map(|hit| hit.row));
+    rows.extend(more.into_iter().map(|hit| hit.row));
+    rows.sort_unstable();
 }
 
 /// The variant's sources: (index in [`SOURCES`], plan).

@@ -59,6 +59,10 @@ fn rank(
         false => weights.get(name).copied().unwrap_or(0.0),
     };
     let weights: Vec<f32> = ranker.heads().iter().enumerate().map(weight).collect();
+    if weights.iter().all(|weight| *weight == 0.0) {
+        let heads = ranker.heads().join(", ");
+        return Err(format!("the variant's head_weights name none of the ranker's heads: {heads}"));
+    }
     let combine = |heads: &[f32]| -> f32 {
         heads.iter().zip(&weights).filter(|(_, weight)| **weight != 0.0).map(|(head, weight)| head * weight).sum()
     };

@@ -127,8 +127,7 @@ impl App {
     pub async fn run(self, listeners: Listeners, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         let App { config, store, metrics, parts, slate_writer, stopping } = self;
         let server = &config.server;
-        let gate =
-            Gate::new(server.in_flight_max_requests, Duration::from_millis(server.request_timeout_ms), metrics.clone());
+        let gate = Gate::new(server, metrics.clone());
         let services = rpc::services(parts.clone()).await?;
         let mut background = JoinSet::new();
         let (live, tick) = (parts.desk.live.clone(), Duration::from_millis(config.ranking.world_tick_ms));

@@ -142,6 +142,13 @@ impl Timeline {
         liked.take(max).map(|event| event.item.clone()).collect()
     }
 
+    /// Where the moment's first event happened; empty when that was not said.
+    pub fn surface(&self, moment: Moment) -> Arc<str> {
+        let events = self.by_user[moment.user as usize].iter().map(|&at| &self.events[at as usize]);
+        let mut events = events.skip_while(|event| event.time_ms < moment.time_ms);
+        events.next().map_or_else(|| "".into(), |event| event.surface.clone())
+    }
+
     /// The user's profile just before the moment.
     pub fn profile(&self, moment: Moment, limits: &ProfileLimits) -> Profile {
         let events = &self.by_user[moment.user as usize];

@@ -30,8 +30,7 @@ fn tenure(inputs: &Inputs<'_, '_>, _: usize) -> f32 {
     oldest.map_or(f32::NAN, |oldest| item::days(inputs.moment.query.now_ms, oldest).ln_1p())
 }
 
-/// Hour of the user's day, as the caller says; else of the day in UTC.
+/// Hour of the user's day; unknown when the caller does not say (the log does not say it either).
 fn hour(inputs: &Inputs<'_, '_>, _: usize) -> f32 {
-    let query = inputs.moment.query;
-    query.context.hour.map_or_else(|| query.now_ms.div_euclid(HOUR_MS).rem_euclid(24) as f32, f32::from)
+    inputs.moment.query.context.hour.map_or(f32::NAN, f32::from)
 }

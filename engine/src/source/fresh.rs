@@ -17,6 +17,8 @@ pub(super) fn ask<'m>(moment: &'m Moment<'m>) -> Option<Answer<'m>> {
         let stats = world.stats(row);
         let first = stats.filter(|stats| stats.events > 0).map(|stats| stats.first_ms);
         let created = world.get(row).and_then(|found| found.created_ms).or(first);
+        // What is still to come is not fresh yet.
+        let created = created.filter(|created| *created <= moment.query.now_ms);
         let left = created.map_or(0.0, |created| 1.0 - age_days(moment.query.now_ms, created) / FRESH_DAYS);
         let met = stats.map_or(0.0, |stats| stats.events as f32);
         left.clamp(0.0, 1.0) / (1.0 + met / CHANCES)

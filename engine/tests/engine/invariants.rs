@@ -129,10 +129,28 @@ fn a_taste_is_answered_with_its_like() {
 }
 
 #[test]
+fn a_slate_longer_than_the_budgets_is_filled_up() {
+    let mut query = query(ITEMS);
+    query.variant = variant(false);
+    let slate = ask(&SAMPLES[0], &query, &Profile::default());
+    assert_eq!(slate.items.len(), query.variant.candidates_max_items);
+}
+
+#[test]
 fn a_stranger_gets_what_is_popular() {
     let slate = ask(&SAMPLES[0], &query(20), &Profile::default());
     assert_eq!(slate.items.len(), 20);
     assert!(slate.ranked && slate.degraded.is_empty());
+}
+
+#[test]
+fn head_weights_that_name_no_head_leave_the_order_to_the_blend_and_say_so() {
+    let mut query = query(10);
+    let mut recipe = (*query.variant).clone();
+    recipe.head_weights = [("click".to_owned(), 1.0)].into();
+    query.variant = Arc::new(recipe);
+    let slate = ask(&SAMPLES[0], &query, &profile(&[1, 5]));
+    assert!(!slate.ranked && slate.degraded[0].why.contains("score"));
 }
 
 #[test]

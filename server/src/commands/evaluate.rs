@@ -203,7 +203,9 @@ impl Job<'_> {
             let world = walker.world_before(moment.time_ms);
             let profile = self.timeline.profile(*moment, &self.limits);
             let ask = |variant: &Arc<Variant>, hits: bool| {
-                let mut query = Query::new(moment.time_ms, "default", RECALL_DEPTH, variant.clone());
+                let surface = self.timeline.surface(*moment);
+                let surface = if surface.is_empty() { "default" } else { &*surface };
+                let mut query = Query::new(moment.time_ms, surface, RECALL_DEPTH, variant.clone());
                 query.record = Record { hits, rows: false };
                 engine.recommend(&query, &profile, &world, &[])
             };

@@ -140,7 +140,10 @@ impl Job<'_> {
             }
             let world = walker.world_before(moment.time_ms);
             let profile = self.timeline.profile(moment, &self.limits);
-            let mut query = Query::new(moment.time_ms, "default", 1, self.variant.clone());
+            // As serving does: an unnamed surface is "default".
+            let surface = self.timeline.surface(moment);
+            let surface = if surface.is_empty() { "default" } else { &*surface };
+            let mut query = Query::new(moment.time_ms, surface, 1, self.variant.clone());
             query.record = Record { rows: true, hits: false };
             let slate = engine.recommend(&query, &profile, &world, &[]);
             let rows = slate.rows.unwrap_or_default();

@@ -79,6 +79,7 @@ fn bounds(config: &Config, problems: &mut Vec<String>) {
         ("server.queue_max_requests", server.queue_max_requests as u64, 1, 1_000_000),
         ("server.drain_ms", server.drain_ms, 0, 600_000),
         ("server.in_flight_max_requests", server.in_flight_max_requests as u64, 1, 1_000_000),
+        ("server.streams_max_calls", server.streams_max_calls as u64, 1, 1_000_000),
         ("server.request_timeout_ms", server.request_timeout_ms, 1, 600_000),
         ("server.clock_offset_ms (either way)", server.clock_offset_ms.unsigned_abs(), 0, CLOCK_OFFSET_MAX_MS),
         ("server.message_max_bytes", server.message_max_bytes as u64, 1_024, 256 * 1024 * 1024),

@@ -118,6 +118,8 @@ pub struct Server {
     pub queue_max_requests: usize,
     /// Calls that may run at once, on all connections together; more are refused. Health is always answered.
     pub in_flight_max_requests: usize,
+    /// Streams of events (and reflection) that may be open at once, idle ones included; they take no room of other calls.
+    pub streams_max_calls: usize,
     /// Longest time for one unary call, whatever deadline the caller sets.
     pub request_timeout_ms: u64,
     /// Largest message in either direction.
@@ -144,6 +146,7 @@ impl Default for Server {
             compute_threads: 0,
             queue_max_requests: 256,
             in_flight_max_requests: 1_024,
+            streams_max_calls: 1_024,
             request_timeout_ms: 10_000,
             message_max_bytes: 4 * 1024 * 1024,
             allow_variant_override: true,

@@ -19,6 +19,7 @@ use tonic::{Code, Status};
 use tower::{Layer, Service};
 
 use super::status;
+use crate::config;
 use crate::telemetry::Metrics;
 
 /// tonic's own timer starts a moment before ours and would answer CANCELLED: be first.
@@ -35,19 +36,34 @@ pub struct Gate {
 }
 
 struct Shared {
-    room: Arc<Semaphore>,
-    in_flight_max_requests: usize,
+    calls: Room,
+    streams: Room,
     timeout_max: Duration,
     is_draining: AtomicBool,
     metrics: Arc<Metrics>,
 }
 
+/// So many at once, under the name of their limit.
+struct Room {
+    limit: &'static str,
+    max: usize,
+    free: Arc<Semaphore>,
+}
+
+impl Room {
+    fn new(limit: &'static str, max: usize) -> Room {
+        Room { limit, max, free: Arc::new(Semaphore::new(max)) }
+    }
+}
+
 impl Gate {
-    /// At most `in_flight_max_requests` calls at once, none longer than `timeout_max` to its first answer.
-    pub fn new(in_flight_max_requests: usize, timeout_max: Duration, metrics: Arc<Metrics>) -> Gate {
-        let room = Arc::new(Semaphore::new(in_flight_max_requests));
+    /// The bounds of the config: calls and streams at once, and the longest time to a first answer.
+    pub fn new(server: &config::Server, metrics: Arc<Metrics>) -> Gate {
+        let calls = Room::new("server.in_flight_max_requests", server.in_flight_max_requests);
+        let streams = Room::new("server.streams_max_calls", server.streams_max_calls);
+        let timeout_max = Duration::from_millis(server.request_timeout_ms);
         let is_draining = AtomicBool::new(false);
-        Gate { shared: Arc::new(Shared { room, in_flight_max_requests, timeout_max, is_draining, metrics }) }
+        Gate { shared: Arc::new(Shared { calls, streams, timeout_max, is_draining, metrics }) }
     }
 
     /// From now on new calls are answered UNAVAILABLE; those in flight go on.
@@ -126,10 +142,12 @@ fn admit(shared: &Shared, method: &str) -> Result<Option<OwnedSemaphorePermit>, 
     if shared.is_draining.load(Ordering::Relaxed) {
         return Err(Status::unavailable("the server is stopping; ask another one"));
     }
-    shared.room.clone().try_acquire_owned().map(Some).map_err(|_| {
+    // A stream may stand idle for hours: it must not take the room of calls that end.
+    let room = if matches!(method, "StreamEvents" | "Reflection") { &shared.streams } else { &shared.calls };
+    room.free.clone().try_acquire_owned().map(Some).map_err(|_| {
         shared.metrics.shed.inc();
-        let most = shared.in_flight_max_requests;
-        Status::resource_exhausted(format!("server.in_flight_max_requests ({most}) calls are running; try again later"))
+        let Room { limit, max, .. } = room;
+        Status::resource_exhausted(format!("{limit} ({max}) calls are running; try again later"))
     })
 }
 

@@ -60,21 +60,28 @@ async fn a_deadline_that_passed_is_deadline_exceeded() {
 }
 
 #[tokio::test]
-async fn beyond_the_limit_calls_are_refused_but_health_is_answered() {
+async fn idle_streams_are_bounded_and_take_no_room_of_calls() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = crate::harness::config(folder.path());
     config.server.in_flight_max_requests = 1;
+    config.server.streams_max_calls = 1;
     let server = Server::with(config).await;
-    let (_sender, messages) = tokio::sync::mpsc::channel(1);
-    let stream = tokio_stream::wrappers::ReceiverStream::new(messages);
-    let open = server.events().stream_events(stream).await.unwrap();
-    let status = server.recommend(of("ann")).await.unwrap_err();
+    let idle = || {
+        let (sender, messages) = tokio::sync::mpsc::channel(1);
+        (sender, tokio_stream::wrappers::ReceiverStream::new(messages))
+    };
+    let (sender, messages) = idle();
+    let open = server.events().stream_events(messages).await.unwrap();
+    let (_other, messages) = idle();
+    let status = server.events().stream_events(messages).await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    assert!(status.message().contains("server.streams_max_calls"), "{status:?}");
+    server.recommend(of("ann")).await.unwrap();
     let mut health = HealthClient::new(server.channel());
     health.check(HealthCheckRequest::default()).await.unwrap();
-    drop((open, _sender));
+    drop((open, sender));
     for _ in 0..100 {
-        if server.recommend(of("ann")).await.is_ok() {
+        if server.events().stream_events(idle().1).await.is_ok() {
             return server.stop().await;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
