@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use marquee_proto::encoded::catalog_service_server::CatalogService;
 use marquee_proto::v1;
+use prost::Message;
 use tonic::{Request, Response, Status};
 
 use super::convert;
@@ -21,6 +22,8 @@ pub(super) struct Catalog {
     pub(super) store: Arc<dyn Store>,
     pub(super) limits: Limits,
     pub(super) clock: Clock,
+    /// Of one answer; a page of a list ends before it.
+    pub(super) message_max_bytes: usize,
 }
 
 #[tonic::async_trait]
@@ -61,6 +64,11 @@ impl CatalogService for Catalog {
                 None => answer.unknown_item_ids.push(id),
             }
         }
+        if answer.encoded_len() > self.message_max_bytes {
+            let most = self.message_max_bytes;
+            let rule = format!("these items are more than one answer holds ({most} bytes); ask for fewer at a time");
+            return Err(Error::invalid("item_ids", rule).into());
+        }
         Ok(Response::new(answer))
     }
 
@@ -71,14 +79,29 @@ impl CatalogService for Catalog {
         let v1::ListItemsRequest { page_size, page_token } = request.into_inner();
         let size = convert::page_size_in(page_size, PAGE_DEFAULT_ENTRIES, &self.limits)?;
         let after = crate::token::read_list("page_token", &page_token)?;
-        let items = self.store.list_items(after.as_deref(), size).await?;
-        let next_page_token = match items.last() {
-            Some(last) if items.len() == size => crate::token::list(&last.id),
-            _ => String::new(),
-        };
-        let items = items.into_iter().map(convert::item_out).collect();
-        Ok(Response::new(v1::ListItemsResponse { items, next_page_token }))
+        let found = self.store.list_items(after.as_deref(), size).await?;
+        let is_last = found.len() < size;
+        let mut answer = v1::ListItemsResponse::default();
+        let (mut bytes, most) = (0, self.message_max_bytes - self.message_max_bytes / 4);
+        for item in found {
+            let item = convert::item_out(item);
+            bytes += item.encoded_len();
+            if bytes > most && !answer.items.is_empty() {
+                answer.next_page_token = last_token(&answer);
+                return Ok(Response::new(answer));
+            }
+            answer.items.push(item);
+        }
+        if !is_last {
+            answer.next_page_token = last_token(&answer);
+        }
+        Ok(Response::new(answer))
     }
+}
+
+/// Where the next page goes on.
+fn last_token(page: &v1::ListItemsResponse) -> String {
+    page.items.last().map_or_else(String::new, |last| crate::token::list(&last.id))
 }
 
 impl Catalog {

@@ -122,7 +122,10 @@ pub async fn services(parts: Parts) -> Result<Services> {
     let public = reflected(public)?
         .add_service(bounded!(RecommendationServiceServer, recommendation::Recommendation { desk: desk.clone() }))
         .add_service(bounded!(EventServiceServer, event::Events { writer, stopping }))
-        .add_service(bounded!(CatalogServiceServer, catalog::Catalog { store: store.clone(), limits, clock }))
+        .add_service(bounded!(
+            CatalogServiceServer,
+            catalog::Catalog { store: store.clone(), limits, clock, message_max_bytes: most }
+        ))
         .add_service(bounded!(UserServiceServer, user::Users { store: store.clone(), desk: desk.clone() }));
     let admin =
         reflected(admin)?.add_service(bounded!(AdminServiceServer, admin::Admin { store, desk, bundles, started_ms }));

@@ -247,3 +247,29 @@ async fn the_catalogue_is_listed_in_pages() {
     assert_eq!((found.items[0].title.as_str(), found.unknown_item_ids[0].as_str()), ("Film i3", "x"));
     server.stop().await;
 }
+
+#[tokio::test]
+async fn a_page_ends_before_the_message_limit() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = crate::harness::config(folder.path());
+    config.server.message_max_bytes = 64 * 1024;
+    let server = Server::with(config).await;
+    for item in items(5) {
+        server.upsert(vec![v1::Item { text: "x".repeat(20_000), ..item }]).await;
+    }
+    let (mut all, mut page_token) = (Vec::new(), String::new());
+    loop {
+        let page = server.catalog().list_items(v1::ListItemsRequest { page_size: 5, page_token }).await.unwrap();
+        let page = page.into_inner();
+        assert!(page.items.len() <= 2);
+        all.extend(page.items.into_iter().map(|item| item.id));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(all, ["i0", "i1", "i2", "i3", "i4"]);
+    let status = server.catalog().get_items(v1::GetItemsRequest { item_ids: all }).await.unwrap_err();
+    assert!(status.code() == Code::InvalidArgument && status.message().contains("item_ids"), "{status:?}");
+    server.stop().await;
+}
