@@ -24,7 +24,7 @@ pub fn notes(serving: &Serving, log_end: Seq, config: &Config) -> Vec<String> {
         notes.push(format!("slates are {lag} log entries behind"));
     }
     if config.admin_token.is_none() {
-        notes.push("no MARQUEE_ADMIN_TOKEN: AdminService and ForgetUser are closed".to_owned());
+        notes.push("no MARQUEE_ADMIN_TOKEN: AdminService, ForgetUser and DeleteItems are closed".to_owned());
     }
     notes
 }

@@ -1,4 +1,4 @@
-//! The bearer token of AdminService and ForgetUser, from `MARQUEE_ADMIN_TOKEN`.
+//! The bearer token of AdminService, ForgetUser and DeleteItems, from `MARQUEE_ADMIN_TOKEN`.
 
 use subtle::ConstantTimeEq;
 use tonic::metadata::MetadataMap;

@@ -7,9 +7,9 @@ use marquee_proto::v1;
 use prost::Message;
 use tonic::{Request, Response, Status};
 
-use super::convert;
+use super::{auth, convert};
 use crate::clock::Clock;
-use crate::config::Limits;
+use crate::config::{Limits, Secret};
 use crate::error::{Error, Result};
 use crate::events::{check, token};
 use crate::store::Store;
@@ -24,6 +24,8 @@ pub(super) struct Catalog {
     pub(super) clock: Clock,
     /// Of one answer; a page of a list ends before it.
     pub(super) message_max_bytes: usize,
+    /// A deletion is for ever: it needs the token.
+    pub(super) admin_token: Option<Secret>,
 }
 
 #[tonic::async_trait]
@@ -48,6 +50,7 @@ impl CatalogService for Catalog {
         &self,
         request: Request<v1::DeleteItemsRequest>,
     ) -> Result<Response<v1::DeleteItemsResponse>, Status> {
+        auth::check(request.metadata(), self.admin_token.as_ref())?;
         let ids = self.ids(request.into_inner().item_ids)?;
         let deleted = self.store.delete_items(ids, self.clock.now_ms()).await?;
         let write_token = token::encode(deleted.seq);

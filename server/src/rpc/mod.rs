@@ -112,6 +112,7 @@ pub async fn services(parts: Parts) -> Result<Services> {
     let Parts { desk, writer, bundles, store, started_ms, stopping } = parts;
     let most = desk.config.server.message_max_bytes;
     let (limits, clock) = (desk.config.limits.clone(), desk.clock.clone());
+    let admin_token = desk.config.admin_token.clone();
     macro_rules! bounded {
         ($server:ident, $service:expr) => {
             $server::new($service).max_decoding_message_size(most).max_encoding_message_size(most)
@@ -124,7 +125,7 @@ pub async fn services(parts: Parts) -> Result<Services> {
         .add_service(bounded!(EventServiceServer, event::Events { writer, stopping }))
         .add_service(bounded!(
             CatalogServiceServer,
-            catalog::Catalog { store: store.clone(), limits, clock, message_max_bytes: most }
+            catalog::Catalog { store: store.clone(), limits, clock, message_max_bytes: most, admin_token }
         ))
         .add_service(bounded!(UserServiceServer, user::Users { store: store.clone(), desk: desk.clone() }));
     let admin =

@@ -224,7 +224,8 @@ class Tour:
             step("rollback left out: it needs --rollback and two bundles that were activated")
 
     def leave(self) -> None:
-        deleted = self.catalog.DeleteItems(item_ids=self.items)
+        refused(grpc.StatusCode.UNAUTHENTICATED, self.catalog.DeleteItems, item_ids=self.items)
+        deleted = self.catalog.DeleteItems(metadata=self.authorization, item_ids=self.items)
         assert not deleted.unknown_item_ids
         slate = self.recommend(write_token=deleted.write_token, require_fresh=True)
         assert not slate.results and slate.short_reason, slate

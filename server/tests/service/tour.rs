@@ -48,7 +48,10 @@ async fn what_was_written_is_read() {
     let slate = ids(&server.recommend(fresh(token, "ann")).await.unwrap().results);
     assert!(slate.contains(&"new".to_owned()) && !slate.contains(&"i1".to_owned()), "{slate:?}");
     let item_ids = vec!["new".to_owned(), "unknown".to_owned()];
-    let deleted = server.catalog().delete_items(v1::DeleteItemsRequest { item_ids }).await.unwrap().into_inner();
+    let delete = || v1::DeleteItemsRequest { item_ids: item_ids.clone() };
+    let refused = server.catalog().delete_items(delete()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated);
+    let deleted = server.catalog().delete_items(authorized(delete())).await.unwrap().into_inner();
     assert_eq!(deleted.unknown_item_ids, ["unknown"]);
     let slate = ids(&server.recommend(fresh(deleted.write_token, "ann")).await.unwrap().results);
     assert!(!slate.contains(&"new".to_owned()) && slate.len() == 4, "{slate:?}");
