@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# make evaluate: the evaluation table with every baseline beside ours, on MovieLens 100K, and on ml-latest-small where
-# MARQUEE_DATA holds it. Each in a store of its own; nothing is published. Steps already done are not done again.
+# make evaluate: the evaluation table with every baseline beside ours, on MovieLens 100K, and on ml-latest-small and
+# MovieTweetings 100K where MARQUEE_DATA holds them. Each in a store of its own; nothing is published. Steps already done
+# are not done again. Sets with fewer than 20 ratings a film take the settings for sparse data.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
@@ -27,10 +28,18 @@ TOML
 
 prepare
 step ml-100k "MovieLens 100K" evaluate ml-100k "" --layout recbole-ml-100k "$wheel"
+sparse="--settings models/settings/sparse.json"
 small="${MARQUEE_DATA:-}/ml-latest-small"
 if [[ -d "$small" ]]; then
-  step ml-latest-small "ml-latest-small" evaluate ml-latest-small "" --layout movielens "$small"
-  step rolling "ml-latest-small, five rolling splits" evaluate ml-latest-small "--rolling 5" --layout movielens "$small"
+  step ml-latest-small "ml-latest-small" evaluate ml-latest-small "$sparse" --layout movielens "$small"
+  step rolling "ml-latest-small, five rolling splits" evaluate ml-latest-small "$sparse --rolling 5" --layout movielens "$small"
 else
   echo "ml-latest-small is left out: set MARQUEE_DATA to a folder that holds it"
+fi
+tweets="${MARQUEE_DATA:-}/movietweetings-100k"
+if [[ -d "$tweets" ]]; then
+  step movietweetings "MovieTweetings 100K" evaluate movietweetings-100k "$sparse" \
+    --layout movielens --rating-factor 0.5 "$tweets"
+else
+  echo "movietweetings-100k is left out: set MARQUEE_DATA to a folder that holds it"
 fi

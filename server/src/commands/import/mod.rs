@@ -4,6 +4,7 @@
 //! the RPCs, counts what it refuses and keeps it in a quarantine file, and writes the rest in order of time.
 //! Importing the same files again changes nothing.
 
+mod dat;
 mod marquee;
 mod moment;
 mod movielens;
@@ -38,6 +39,9 @@ pub(super) struct Args {
     /// tested: leave it off for an honest evaluation.
     #[arg(long)]
     tags: bool,
+    /// movielens: ratings are multiplied by this. Event weights expect 0.5 to 5: a scale of 0 to 10 takes 0.5.
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, value_parser = rating_factor)]
+    rating_factor: f64,
     /// Where refused rows go; made only if there are any.
     #[arg(long, value_name = "FILE")]
     quarantine: Option<PathBuf>,
@@ -50,16 +54,21 @@ pub(super) struct Args {
 enum Layout {
     /// items, users, events as .jsonl or .csv.
     Marquee,
-    /// A folder with movies.csv and ratings.csv.
+    /// A folder with movies and ratings, as .csv or .dat.
     Movielens,
     /// MovieLens 100K as in the wheel recbole-1.2.1, or the unpacked files.
     #[value(name = "recbole-ml-100k")]
     RecboleMl100k,
 }
 
+fn rating_factor(text: &str) -> Result<f64, String> {
+    let factor = text.parse::<f64>().ok().filter(|factor| factor.is_finite() && *factor > 0.0);
+    factor.ok_or_else(|| "must be a number above 0".to_owned())
+}
+
 pub(super) async fn run(config: &Config, args: Args) -> Result<()> {
-    if args.layout != Layout::Movielens && (args.tags || args.metadata.is_some()) {
-        bail!("--tags and --metadata belong to --layout movielens");
+    if args.layout != Layout::Movielens && (args.tags || args.metadata.is_some() || args.rating_factor != 1.0) {
+        bail!("--tags, --metadata and --rating-factor belong to --layout movielens");
     }
     let clock = Clock::system();
     let path = args.quarantine.clone().unwrap_or_else(|| {
@@ -69,7 +78,8 @@ pub(super) async fn run(config: &Config, args: Args) -> Result<()> {
     match args.layout {
         Layout::Marquee => marquee::read(&args.paths, &mut sink)?,
         Layout::Movielens => {
-            let options = movielens::Options { metadata: args.metadata.as_deref(), tags: args.tags };
+            let (metadata, tags, rating_factor) = (args.metadata.as_deref(), args.tags, args.rating_factor);
+            let options = movielens::Options { metadata, tags, rating_factor };
             movielens::read(&args.paths, &options, &mut sink)?;
         }
         Layout::RecboleMl100k => recbole::read(&args.paths, &mut sink)?,

@@ -1,14 +1,16 @@
-//! A MovieLens folder: movies.csv, ratings.csv, links.csv, tags.csv; optionally metadata by movieId as JSON lines.
+//! A MovieLens folder: movies.csv, ratings.csv, links.csv, tags.csv, or of older sets movies.dat, ratings.dat;
+//! optionally metadata by movieId as JSON lines.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use marquee_engine::types::Item;
 use serde::Deserialize;
 
+use super::dat::Dat;
 use super::sink::{Place, Sink, What};
 use super::table::{Delimited, Table};
 use crate::events::check::EventDraft;
@@ -16,6 +18,8 @@ use crate::events::check::EventDraft;
 pub(super) struct Options<'o> {
     pub(super) metadata: Option<&'o Path>,
     pub(super) tags: bool,
+    /// Ratings are multiplied by it: 0.5 brings a scale of 0 to 10 to that of the event weights.
+    pub(super) rating_factor: f64,
 }
 
 pub(super) fn read(folders: &[PathBuf], options: &Options<'_>, sink: &mut Sink) -> Result<()> {
@@ -28,7 +32,7 @@ pub(super) fn read(folders: &[PathBuf], options: &Options<'_>, sink: &mut Sink) 
         if let Some(file) = options.metadata {
             metadata(file, sink)?;
         }
-        ratings(folder, sink)?;
+        ratings(folder, options.rating_factor, sink)?;
     }
     if !options.tags && folders.iter().any(|folder| folder.join("tags.csv").exists()) {
         sink.note("tags.csv was left out: tags are written after the fact (--tags reads them)".to_owned());
@@ -36,18 +40,28 @@ pub(super) fn read(folders: &[PathBuf], options: &Options<'_>, sink: &mut Sink) 
     Ok(())
 }
 
-fn open(folder: &Path, file: &str, columns: &[&str]) -> Result<Table<BufReader<File>>> {
-    let path = folder.join(file);
-    let source = File::open(&path).with_context(|| format!("opening {}", path.display()))?;
-    let table = Table::open(BufReader::new(source), Delimited::Comma, |cell| cell)
-        .and_then(|table| table.need(columns).map(|()| table));
-    table.with_context(|| format!("reading {}", path.display()))
+/// `NAME.csv`, else `NAME.dat`, whose columns have no names but an order.
+fn open(folder: &Path, name: &str, columns: &[&str]) -> Result<(String, Table<Box<dyn Read>>)> {
+    let csv = folder.join(format!("{name}.csv"));
+    let dat = folder.join(format!("{name}.dat"));
+    let is_dat = !csv.exists() && dat.exists();
+    let path = if is_dat { dat } else { csv };
+    let source = BufReader::new(File::open(&path).with_context(|| format!("opening {}", path.display()))?);
+    let table = if is_dat {
+        Table::open(Box::new(Dat::new(source, columns)) as Box<dyn Read>, Delimited::Tab, |cell| cell)
+            .map(Table::without_header_line)
+    } else {
+        Table::open(Box::new(source) as Box<dyn Read>, Delimited::Comma, |cell| cell)
+    };
+    let table = table.and_then(|table| table.need(columns).map(|()| table));
+    let file = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    Ok((file, table.with_context(|| format!("reading {}", path.display()))?))
 }
 
 fn movies(folder: &Path, sink: &mut Sink) -> Result<()> {
-    let mut table = open(folder, "movies.csv", &["movieId", "title", "genres"])?;
+    let (file, mut table) = open(folder, "movies", &["movieId", "title", "genres"])?;
     while let Some(row) = table.next()? {
-        let place = Place { file: "movies.csv", line: row.line };
+        let place = Place { file: &file, line: row.line };
         if let Some(reason) = &row.bad {
             sink.refuse(What::Item, place, reason, None, row.text())?;
             continue;
@@ -84,7 +98,7 @@ fn links(folder: &Path, sink: &mut Sink) -> Result<()> {
     if !folder.join("links.csv").exists() {
         return Ok(());
     }
-    let mut table = open(folder, "links.csv", &["movieId"])?;
+    let (_, mut table) = open(folder, "links", &["movieId"])?;
     let mut links = HashMap::new();
     while let Some(row) = table.next()? {
         if row.bad.is_none() {
@@ -106,7 +120,7 @@ fn tags(folder: &Path, sink: &mut Sink) -> Result<()> {
     if !folder.join("tags.csv").exists() {
         return Ok(());
     }
-    let mut table = open(folder, "tags.csv", &["movieId", "tag"])?;
+    let (_, mut table) = open(folder, "tags", &["movieId", "tag"])?;
     let mut tags: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     while let Some(row) = table.next()? {
         if row.bad.is_none() && !row.get("tag").is_empty() {
@@ -166,17 +180,20 @@ fn metadata(path: &Path, sink: &mut Sink) -> Result<()> {
     Ok(())
 }
 
-fn ratings(folder: &Path, sink: &mut Sink) -> Result<()> {
-    let mut table = open(folder, "ratings.csv", &["userId", "movieId", "rating", "timestamp"])?;
+fn ratings(folder: &Path, factor: f64, sink: &mut Sink) -> Result<()> {
+    let (file, mut table) = open(folder, "ratings", &["userId", "movieId", "rating", "timestamp"])?;
     while let Some(row) = table.next()? {
-        let place = Place { file: "ratings.csv", line: row.line };
+        let place = Place { file: &file, line: row.line };
         if let Some(reason) = &row.bad {
             sink.refuse(What::Event, place, reason, None, row.text())?;
             continue;
         }
         let cells = [row.get("userId"), row.get("movieId"), row.get("rating"), row.get("timestamp")];
         match rating(cells) {
-            Ok(draft) => sink.event(place, draft, || row.text())?,
+            Ok(mut draft) => {
+                draft.value = draft.value.map(|value| value * factor);
+                sink.event(place, draft, || row.text())?;
+            }
             Err(reason) => {
                 let user = Some(cells[0]).filter(|id| !id.is_empty()).map(crate::store::UserKey::user);
                 sink.refuse(What::Event, place, reason, user, row.text())?;

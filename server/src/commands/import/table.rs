@@ -20,6 +20,8 @@ pub(super) struct Table<R> {
     columns: HashMap<String, usize>,
     names: Vec<String>,
     record: csv::ByteRecord,
+    /// Lines before the first row that are not in the file.
+    added_lines: u64,
 }
 
 impl<R: Read> Table<R> {
@@ -36,7 +38,12 @@ impl<R: Read> Table<R> {
         let names: Vec<String> =
             headers.iter().map(|cell| name(cell.trim_start_matches('\u{feff}').trim()).to_owned()).collect();
         let columns = names.iter().cloned().enumerate().map(|(index, name)| (name, index)).collect();
-        Ok(Table { reader, columns, names, record: csv::ByteRecord::new() })
+        Ok(Table { reader, columns, names, record: csv::ByteRecord::new(), added_lines: 0 })
+    }
+
+    /// The header was added by the reader: lines are counted as in the file.
+    pub(super) fn without_header_line(self) -> Table<R> {
+        Table { added_lines: 1, ..self }
     }
 
     /// Fails when a column that is needed is not there.
@@ -61,7 +68,7 @@ impl<R: Read> Table<R> {
         if !self.reader.read_byte_record(&mut self.record).context("reading a row")? {
             return Ok(None);
         }
-        let line = self.record.position().map_or(0, csv::Position::line);
+        let line = self.record.position().map_or(0, |position| position.line() - self.added_lines);
         let mut bad = None;
         let mut cells = Vec::with_capacity(self.record.len());
         for cell in &self.record {

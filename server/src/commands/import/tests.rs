@@ -141,7 +141,7 @@ async fn a_movielens_folder_is_read_without_hindsight() {
         "meta.jsonl",
         "{\"movieId\":1,\"title\":\"ignored\",\"cast\":[\"Tom Hanks\",\"(voices)\"],\"text\":\"toys\"}\n",
     );
-    let options = movielens::Options { metadata: Some(&metadata), tags: false };
+    let options = movielens::Options { metadata: Some(&metadata), tags: false, rating_factor: 1.0 };
     let report = ground.import(|sink| movielens::read(std::slice::from_ref(&folder), &options, sink)).await;
     assert_eq!(report.items, tally(4, 4, 0, 0));
     assert_eq!(report.events, tally(4, 2, 0, 2));
@@ -162,9 +162,27 @@ async fn tags_are_read_when_asked_for() {
     let ground = Ground::new().await;
     let folder = ground.folder.path().join("ml");
     movielens(&folder);
-    let options = movielens::Options { metadata: None, tags: true };
+    let options = movielens::Options { metadata: None, tags: true, rating_factor: 1.0 };
     ground.import(|sink| movielens::read(&[folder], &options, sink)).await;
     assert_eq!(ground.item("1").await.tags, ["pixar"]);
+}
+
+#[tokio::test]
+async fn a_folder_of_dat_files_on_another_scale_is_read() {
+    let ground = Ground::new().await;
+    ground.file("mt/movies.dat", "0113277::Heat (1995)::Action|Crime\n0000001::Carmencita (1894)::\n7::no genres\n");
+    let ratings = ground.file("mt/ratings.dat", "1::0113277::9::1362062307\n1::0113277::nine::1362062308\n");
+    let options = movielens::Options { metadata: None, tags: false, rating_factor: 0.5 };
+    let folder = ratings.parent().unwrap().to_owned();
+    let report = ground.import(|sink| movielens::read(&[folder], &options, sink)).await;
+    assert_eq!((report.items, report.events), (tally(3, 2, 0, 1), tally(2, 1, 0, 1)));
+    let heat = ground.item("0113277").await;
+    assert_eq!((heat.title.as_str(), heat.year, heat.genres.len()), ("Heat", Some(1995), 2));
+    let events = ground.store.list_events(&UserKey::user("1"), None, 10).await.unwrap();
+    assert_eq!(events[0].event.value, Some(4.5));
+    let kept = std::fs::read_to_string(report.quarantine.as_ref().unwrap()).unwrap();
+    assert!(kept.contains(r#""file":"movies.dat","line":3,"#), "{kept}");
+    assert!(kept.contains(r#""file":"ratings.dat","line":2,"#), "{kept}");
 }
 
 #[tokio::test]
