@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# make synthetic ITEMS=100000 [USERS=25000] [SEED=1] [THREADS=2]: a synthetic catalogue in .marquee/synthetic/ITEMS, ready
-# to serve:
+# make synthetic ITEMS=100000 [USERS=25000] [SEED=1] [THREADS=2]: a synthetic catalogue in .marquee/synthetic/ITEMS (or
+# ITEMS-USERS), ready to serve:
 #     marquee --config .marquee/synthetic/ITEMS/marquee.toml serve
 # Users, events and models go the way of real ones: import, export, bundle build, activate. Each step is done once.
 #   import/ models/ rows.safetensors members.jsonl   what was generated (booster.json in models/ is XGBoost's own)
@@ -8,17 +8,18 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-items="${ITEMS:-100000}" seed="${SEED:-1}" threads="${THREADS:-2}"
-[[ "$items" =~ ^[0-9]+$ ]] || { echo "ITEMS=$items: must be a number" >&2; exit 64; }
-state=".marquee/synthetic/$items"
+size="${SIZE:-${ITEMS:-100000}${USERS:+-$USERS}}" seed="${SEED:-1}" threads="${THREADS:-2}"
+[[ "$size" =~ ^([0-9]+)(-([0-9]+))?$ ]] || { echo "ITEMS and USERS must be numbers" >&2; exit 64; }
+items="${BASH_REMATCH[1]}" wanted="${BASH_REMATCH[3]:-}"
+state=".marquee/synthetic/$size"
 release="${CARGO_TARGET_DIR:-target}/release"
 python=models/.venv/bin/python
 users=()
-[[ -z "${USERS:-}" ]] || users=(--users "$USERS")
+[[ -z "$wanted" ]] || users=(--users "$wanted")
 mkdir -p "$state"
 
 # once NAME COMMAND...: skipped while its stamp holds the same settings; what comes after a step is done anew, too.
-key="items $items users ${USERS:-default} seed $seed"
+key="items $items users ${wanted:-default} seed $seed"
 anew=''
 once() {
   local name="$1" began=$SECONDS
@@ -35,7 +36,8 @@ once() {
 
 marquee() { "$release/marquee" --config "$state/marquee.toml" "$@"; }
 
-# The log ends on 2025-01-01; the clock goes on from there. The cache is off: what is measured is ranking.
+# The log ends on 2025-01-01; the clock goes on from there. The cache is off: what is measured is ranking. Budgets are
+# three times the default ones, so that the sources' union is more than the 500 candidates that are ranked.
 config() {
   cat >"$state/marquee.toml" <<TOML
 # Written by make synthetic.
@@ -59,6 +61,20 @@ quarantine_folder = "$state/quarantine"
 
 [slate_log]
 enabled = false
+
+[variants.default.sources]
+cooccurrence = { weight = 1.0, budget_items = 180 }
+cooccurrence_short = { weight = 1.0, budget_items = 180 }
+cooccurrence_whole = { weight = 0.5, budget_items = 240 }
+liked_whole = { weight = 1.0, budget_items = 240 }
+transitions = { weight = 0.7, budget_items = 180 }
+transitions_liked = { weight = 0.7, budget_items = 180 }
+embedding_recent = { weight = 0.5, budget_items = 180 }
+user_neighbours = { weight = 0.7, budget_items = 120 }
+content = { weight = 0.2, budget_items = 120 }
+popular = { weight = 0.5, budget_items = 180 }
+popular_day = { weight = 0.2, budget_items = 60 }
+fresh = { weight = 0.05, budget_items = 30 }
 
 [log]
 level = "warn"

@@ -15,7 +15,7 @@ use marquee_engine::types::{Profile, Query, Record, Rows, Slate, id_hash};
 use marquee_engine::world::{World, WorldBuilder};
 use marquee_engine::{Engine, Stage};
 
-use crate::generate::{END_MS, Member, read_members, variant};
+use crate::generate::{END_MS, Member, read_members, variant, variant_of};
 
 mod check;
 pub mod growth;
@@ -55,7 +55,11 @@ impl Bench {
         let bundle = Bundle::open(&folder, &OpenOptions::default())
             .with_context(|| format!("{}: make synthetic first", folder.display()))?;
         let members = read_members(&state.join("members.jsonl"))?;
-        Bench::new(Arc::new(bundle), &members, people)
+        let mut bench = Bench::new(Arc::new(bundle), &members, people)?;
+        let config = state.join("marquee.toml");
+        let config = std::fs::read_to_string(&config).with_context(|| config.display().to_string())?;
+        bench.query.variant = variant_of("default", &config)?;
+        Ok(bench)
     }
 
     /// Of an opened bundle and its users.

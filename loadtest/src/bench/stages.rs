@@ -27,7 +27,7 @@ pub struct Table {
     /// Instructions by row, where they were counted.
     pub instructions: BTreeMap<String, f64>,
     /// What was verified, by the beginning of a row's name.
-    pub verified: Vec<(&'static str, String)>,
+    pub verified: Vec<(String, String)>,
     /// Of the ids of all slates: equal on two builds that rank alike.
     pub checksum: u64,
 }
@@ -173,19 +173,22 @@ struct Verified {
 }
 
 impl Verified {
-    fn finish(self, people: usize) -> Result<Vec<(&'static str, String)>> {
+    fn finish(self, people: usize) -> Result<Vec<(String, String)>> {
         let mut told = Vec::new();
         for (name, recall) in self.recall {
             let mean = recall.iter().sum::<f64>() / recall.len() as f64;
             ensure!(mean >= RECALL_MIN, "index:{name}: recall@100 is {mean:.4}, at least {RECALL_MIN}");
-            told.push((name, format!("recall@100 {mean:.4}, scores are inner products")));
+            told.push((format!("index:{name}"), format!("recall@100 {mean:.4}, scores are inner products")));
         }
-        let candidates = median(self.candidates);
-        told.push(("source", format!("{} hits in order, unseen, those of the whole", self.hits / people.max(1))));
-        told.push(("stage:features", format!("{candidates} candidates; equal in other company, bit for bit")));
-        told.push(("ranker", "alone as together, bit for bit; those of the slate".to_owned()));
-        told.push(("stage:slate", "the best of the recorded rows".to_owned()));
-        told.push(("recommend", "the observed slate".to_owned()));
+        let (candidates, hits) = (median(self.candidates), self.hits / people.max(1));
+        let rest = [
+            ("source:", format!("in order, unseen, those of the whole ({hits} hits of all sources)")),
+            ("stage:features", format!("{candidates} candidates; equal in other company, bit for bit")),
+            ("ranker", "alone as together, bit for bit; those of the slate".to_owned()),
+            ("stage:slate", "the best of the recorded rows".to_owned()),
+            ("recommend", "the observed slate".to_owned()),
+        ];
+        told.extend(rest.map(|(key, what)| (key.to_owned(), what)));
         Ok(told)
     }
 }
@@ -220,9 +223,7 @@ impl Table {
         print(&format!("  {:<30} {:>10} {:>10} {:>13}  verified", "", "median us", "p99 us", head));
         for (name, cost) in &self.cpu_us {
             let count = self.instructions.get(name).map_or_else(String::new, |count| format!("{count:.0}"));
-            let is_of = |key: &str| name.ends_with(key) || (key == "source" && name.starts_with("source:"));
-            let told = self.verified.iter().find(|(key, _)| is_of(key));
-            let told = told.filter(|(key, _)| name.starts_with("index:") != (key.contains(':') || *key == "source"));
+            let told = self.verified.iter().find(|(key, _)| name.starts_with(key.as_str()));
             let told = told.map_or("", |(_, told)| told.as_str());
             print(&format!("  {name:<30} {:>10.1} {:>10.1} {count:>13}  {told}", cost.median, cost.p99));
         }

@@ -25,7 +25,7 @@ pub use catalogue::Catalogue;
 pub use files::{Member, read_members};
 pub use people::{People, Rated, Taste};
 pub use random::{Pool, Random};
-pub use rows::variant;
+pub use rows::{variant, variant_of};
 
 /// Numbers of an item's vector, and of its content vector.
 pub const DIMS: usize = 64;
@@ -129,3 +129,6 @@ fn parallel<T: Send>(count: usize, make: impl Fn(usize) -> T + Sync) -> Vec<T> {
     all.sort_by_key(|(at, _)| *at);
     all.into_iter().map(|(_, made)| made).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -158,12 +158,23 @@ fn group(made: &Synthetic, engine: &Engine, world: &World, variant: &Arc<Variant
 /// # Errors
 /// There is none of that name.
 pub fn variant(name: &str) -> Result<Arc<Variant>> {
-    #[derive(serde::Deserialize)]
-    struct Sample {
+    variant_of(name, "")
+}
+
+/// The recipe that a configuration makes of a built-in one.
+///
+/// # Errors
+/// The configuration cannot be read, or has no recipe of that name.
+pub fn variant_of(name: &str, config: &str) -> Result<Arc<Variant>> {
+    #[derive(Default, serde::Deserialize)]
+    struct Config {
+        #[serde(default)]
         variants: std::collections::BTreeMap<String, toml::Table>,
     }
-    let sample: Sample = toml::from_str(include_str!("../../../server/marquee.sample.toml"))?;
+    let sample: Config = toml::from_str(include_str!("../../../server/marquee.sample.toml"))?;
+    let mut changed: Config = toml::from_str(config)?;
     let mut recipe = sample.variants.get(name).cloned().with_context(|| format!("no variant {name:?}"))?;
+    recipe.extend(changed.variants.remove(name).unwrap_or_default());
     recipe.insert("name".to_owned(), name.into());
     Ok(Arc::new(recipe.try_into()?))
 }
