@@ -43,9 +43,38 @@ check: models/.venv/stamp ## What CI runs before the tests: format, lints, types
 	cd models && .venv/bin/ruff format --check . && .venv/bin/ruff check . && .venv/bin/mypy
 	$(PYTHON) .ci/house.py
 
+##@ Measure
+
+# 1,000,000 items, too, once they are there (make synthetic ITEMS=1000000).
+BENCH_ITEMS := $(or $(ITEMS),10000 100000 $(notdir $(wildcard .marquee/synthetic/1000000)))
+
+.PHONY: synthetic
+synthetic: models/.venv/stamp ## A synthetic catalogue with users, ready to serve: ITEMS=100000 [USERS=25000] [SEED=1]
+	@bash loadtest/synthetic.sh
+
 .PHONY: bench
-bench: ## Recall and time of the vector index, as a table
-	MARQUEE_FULL_SIZE=1 cargo test --release --workspace --lib index::tests::recall -- --nocapture --test-threads 1
+bench: models/.venv/stamp ## CPU of each index, source and stage, the ranker and the whole; results are checked. ITEMS="10000 100000"
+	@bash loadtest/bench.sh "$(BENCH_ITEMS)" $(BENCH_ARGS)
+
+.PHONY: bench-instructions
+bench-instructions: models/.venv/stamp ## As bench, with instructions as callgrind counts them (needs valgrind)
+	@bash loadtest/bench.sh "$(BENCH_ITEMS)" --instructions --people 30 $(BENCH_ARGS)
+
+.PHONY: bench-whole
+bench-whole: models/.venv/stamp ## A whole ranked request beside the sum of its parts, in one run
+	@bash loadtest/bench.sh "$(or $(ITEMS),100000)" --whole $(BENCH_ARGS)
+
+.PHONY: bench-server
+bench-server: models/.venv/stamp ## A server's CPU for a ranked request beside the engine's and the parts'
+	@bash loadtest/bench.sh "$(or $(ITEMS),100000)" --server "$(abspath $(TARGET))/release/marquee" $(BENCH_ARGS)
+
+.PHONY: bench-growth
+bench-growth: models/.venv/stamp ## A request and each source at 1,000,000 items beside 10,000
+	@bash loadtest/bench.sh "$(or $(ITEMS),10000 1000000)" --growth $(BENCH_ARGS)
+
+.PHONY: bench-memory
+bench-memory: models/.venv/stamp ## Start-up and resident memory of several sizes, and what a million more items or users take
+	@bash loadtest/bench.sh "$(or $(ITEMS),100000 100000-100000 1000000)" --memory $(BENCH_ARGS)
 
 ##@ At full size
 
@@ -72,4 +101,4 @@ clean: ## Remove everything that was built, fetched or trained
 
 .PHONY: help
 help: ## This list
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
