@@ -47,6 +47,10 @@ check: models/.venv/stamp ## What CI runs before the tests: format, lints, types
 bench: ## Recall and time of the vector index, as a table
 	MARQUEE_FULL_SIZE=1 cargo test --release --workspace --lib index::tests::recall -- --nocapture --test-threads 1
 
+.PHONY: bench-index
+bench-index: ## Our index beside hnswlib and usearch, same vectors, one run; SIZE=1000000 takes many minutes
+	@bash loadtest/peers/index/run.sh $(or $(SIZE),100000)
+
 ##@ At full size
 
 .PHONY: kill-test
