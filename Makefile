@@ -47,6 +47,10 @@ check: models/.venv/stamp ## What CI runs before the tests: format, lints, types
 bench: ## Recall and time of the vector index, as a table
 	MARQUEE_FULL_SIZE=1 cargo test --release --workspace --lib index::tests::recall -- --nocapture --test-threads 1
 
+.PHONY: bench-floor
+bench-floor: ## Server CPU of a cached answer beside a bare tonic echo of the same slate
+	@bash loadtest/floor.sh
+
 ##@ At full size
 
 .PHONY: kill-test
