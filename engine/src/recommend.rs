@@ -101,7 +101,7 @@ impl Engine {
         observer(Stage::Retrieve);
         let candidates = Candidates::new(&moment, &answers, remote);
         observer(Stage::Blend);
-        let features = uses_features(&moment).then(|| feature::matrix(&moment, &candidates));
+        let features = moment.uses_features().then(|| feature::matrix(&moment, &candidates));
         observer(Stage::Features);
         let scored = order::order(&moment, &candidates, features.as_deref());
         observer(Stage::Rank);
@@ -162,14 +162,9 @@ fn similar_variant() -> Variant {
     }
 }
 
-/// Whether this request needs the feature matrix, and with it the evidence of every source.
-fn uses_features(moment: &Moment<'_>) -> bool {
-    moment.query.record.rows || (moment.query.variant.ranker && moment.bundle.ranker().is_some())
-}
-
 /// Asks the sources: those of the variant, or all where features read them.
 fn retrieve<'m>(moment: &'m Moment<'m>) -> Vec<Option<Answer<'m>>> {
-    let all = uses_features(moment);
+    let all = moment.uses_features();
     let planned = &moment.query.variant.sources;
     let ask = |source: &crate::source::Source| {
         if all || planned.contains_key(source.name) { (source.ask)(moment) } else { None }
