@@ -41,11 +41,17 @@ check: models/.venv/stamp ## What CI runs before the tests: format, lints, types
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
 	bash .ci/protos
 	cd models && .venv/bin/ruff format --check . && .venv/bin/ruff check . && .venv/bin/mypy
+	bash .ci/peers
 	$(PYTHON) .ci/house.py
 
 .PHONY: bench
 bench: ## Recall and time of the vector index, as a table
 	MARQUEE_FULL_SIZE=1 cargo test --release --workspace --lib index::tests::recall -- --nocapture --test-threads 1
+
+.PHONY: bench-peers
+bench-peers: ## Marquee beside FastAPI + gunicorn + Redis + hnswlib + onnxruntime: equal slates, then CPU, rate and latency of each
+	cargo build --release --workspace --bins --examples
+	bash loadtest/peers/python/run.sh
 
 ##@ At full size
 

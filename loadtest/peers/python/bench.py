@@ -25,11 +25,11 @@ import redis
 
 import catalogue as bundles
 import compare
+import engine
 import load
 import profiles
 import report
 import wire
-from engine import Setup
 from processes import Server, free_port
 
 HERE = Path(__file__).resolve().parent
@@ -67,7 +67,7 @@ class State:
 
     def setup(self, predictor: str, *, exact: bool) -> Path:
         """Writes what a peer reads."""
-        made = Setup(
+        made = engine.Setup(
             bundle=self.bundle,
             indexes=self.asked.work / "indexes",
             variant=self.config["variants"]["default"],
@@ -76,7 +76,7 @@ class State:
             clock_offset_ms=self.config["server"]["clock_offset_ms"],
             redis_port=self.redis_port,
         )
-        file = self.asked.work / f"setup-{predictor}-{'exact' if exact else 'timed'}.json"
+        file: Path = self.asked.work / f"setup-{predictor}-{'exact' if exact else 'timed'}.json"
         file.write_text(json.dumps(dataclasses.asdict(made), default=str, indent=2))
         return file
 
@@ -122,6 +122,9 @@ def prepare(asked: argparse.Namespace, stack: ExitStack) -> State:
             f"the log went on to {exported.watermark} after the bundle was built at {known.watermark}; the peer knows "
             "the bundle alone: train again, or take a state that nobody has written to since"
         )
+    chosen = engine.choose(known, asked.work / "indexes")
+    for name, choice in chosen.items():
+        print(f"peer, {name}: {'hnswlib' if choice.ef else 'exact scan'} ({choice.said})", flush=True)
     copy_store(config, asked.work)
     drawn = exported.draw(asked.users, seed=1)
     port = free_port()
@@ -169,6 +172,7 @@ def serving_marquee(state: State, *, exact: bool = False, slate_log: bool = Fals
         "MARQUEE_SERVER__ADMIN_LISTEN": f"{listen}:{free_port()}",
         "MARQUEE_SERVER__METRICS_LISTEN": f"{listen}:{free_port()}",
         "MARQUEE_STORE__URL": f"sqlite://{store.resolve()}",
+        "MARQUEE_CACHE__MAX_BYTES": "67108864",
         "MARQUEE_SLATE_LOG__ENABLED": str(slate_log).lower(),
         **({"MARQUEE_RANKING__EXACT_BELOW_ITEMS": EXACT} if exact else {}),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,12 +12,16 @@ import numpy as np
 
 import catalogue as bundles
 import features
+import nearest
 import ranker
 from catalogue import F32, I32, Bools
 from moment import moment
-from nearest import Nearest
+from nearest import Choice, Nearest
 from profiles import Profile
 from sources import NAMES, Sources
+
+# Queries on which an index is tuned.
+QUERIES = 200
 
 
 @dataclass(frozen=True)
@@ -127,27 +132,43 @@ class Setup:
         return Setup(**{**told, "bundle": Path(told["bundle"]), "indexes": Path(told["indexes"])})
 
 
+def sets(known: bundles.Catalogue) -> dict[str, tuple[F32, F32]]:
+    """The vectors that are searched, by name, and queries like those that requests bring: users, and words of items."""
+    pick = np.random.default_rng(1).permutation
+    users = known.users[pick(len(known.users))[:QUERIES]]
+    words = known.content[pick(len(known.content))[:QUERIES]]
+    return {"embedding": (known.vectors, users), "users": (known.users, users), "content": (known.content, words)}
+
+
+def choose(known: bundles.Catalogue, indexes: Path) -> dict[str, Choice]:
+    """Builds the indexes, decides how each set is searched, and writes that down for all peers."""
+    chosen = {
+        name: nearest.choose(vectors, indexes / f"{known.version}.{name}.hnsw", queries)
+        for name, (vectors, queries) in sets(known).items()
+    }
+    indexes.mkdir(parents=True, exist_ok=True)
+    told = {name: dataclasses.asdict(choice) for name, choice in chosen.items()}
+    (indexes / f"{known.version}.json").write_text(json.dumps(told, indent=2))
+    return chosen
+
+
 def load(setup: Setup) -> Callable[[], Engine]:
     """Reads the bundle and the indexes once; the function that comes back makes the engine of one worker."""
     known = bundles.read(setup.bundle)
+    told = {} if setup.exact else json.loads((setup.indexes / f"{known.version}.json").read_text(encoding="utf-8"))
 
-    def nearest(name: str, vectors: F32) -> Nearest:
-        return Nearest(vectors, setup.indexes / f"{known.version}.{name}.hnsw", exact=setup.exact)
+    def opened(name: str, vectors: F32) -> Nearest:
+        ef = 0 if setup.exact else told[name]["ef"]
+        if not ef:
+            return Nearest(vectors, None, engine_order=setup.exact)
+        index = nearest.index_of(vectors, setup.indexes / f"{known.version}.{name}.hnsw")
+        index.set_ef(ef)
+        return Nearest(vectors, index)
 
-    embedding, users = nearest("embedding", known.vectors), nearest("users", known.users)
-    content = nearest("content", known.content)
-    for index in (embedding, users, content):
-        index.tune(queries(known, index))
+    searched = {name: opened(name, vectors) for name, (vectors, _) in sets(known).items()}
 
     def engine() -> Engine:
-        sources = Sources(known, embedding, users, content)
+        sources = Sources(known, searched["embedding"], searched["users"], searched["content"])
         return Engine(known, sources, ranker.load(setup.bundle, setup.predictor), recipe(setup.variant))
 
     return engine
-
-
-def queries(known: bundles.Catalogue, index: Nearest) -> F32:
-    """Vectors like those that requests bring, to tune ef on: users for the factor model, items for the words."""
-    pool = index.vectors if index.vectors is known.content else known.users
-    rows = np.random.default_rng(1).permutation(len(pool))[:200]
-    return pool[rows]

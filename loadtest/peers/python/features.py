@@ -65,7 +65,7 @@ class Features:
     def _ranks(self, columns: F32, found: Found, rows: I32) -> None:
         self._place[rows] = np.arange(len(rows), dtype=np.int32)
         lengths = [len(ranked) for ranked in found.ranked]
-        at = self._place[np.concatenate(found.ranked)]
+        at = self._place.take(np.concatenate(found.ranked))
         kept = np.flatnonzero(at >= 0)
         source = np.repeat(np.arange(1, OF_SOURCES, 2), lengths)[kept]
         values = np.concatenate([RANK_VALUES[:length] for length in lengths])[kept]
@@ -74,12 +74,12 @@ class Features:
 
     def _items(self, columns: F32, moment: Moment, rows: I32) -> None:
         catalogue, first = self.catalogue, PLACE["item:rating"]
-        columns[first : first + 6] = catalogue.fixed[:, rows]
-        days = np.maximum((moment.now_ms - catalogue.first_ms[rows]) / DAY_MS, 0.0)
+        columns[first : first + 6] = catalogue.fixed.take(rows, axis=1)
+        days = np.maximum((moment.now_ms - catalogue.first_ms.take(rows)) / DAY_MS, 0.0)
         columns[PLACE["item:age"]] = np.log1p(days.astype(np.float32))
-        released = catalogue.year[rows].astype(np.float64)
+        released = catalogue.year.take(rows).astype(np.float64)
         columns[PLACE["item:release_age"]] = 1970.0 + moment.now_ms / DAY_MS / YEAR_DAYS - released
-        columns[PLACE["item:genres"]] = catalogue.genre_count[rows]
+        columns[PLACE["item:genres"]] = catalogue.genre_count.take(rows)
 
     def _user(self, columns: F32, moment: Moment) -> None:
         catalogue, profile = self.catalogue, moment.profile
@@ -98,7 +98,7 @@ class Features:
     def _affinity(self, columns: F32, moment: Moment, rows: I32) -> None:
         catalogue, profile = self.catalogue, moment.profile
         recent = catalogue.year[profile.rows[:RECENT_ITEMS]]
-        year = catalogue.year[rows]
+        year = catalogue.year.take(rows)
         columns[PLACE["affinity:percentile"]] = (
             columns[PLACE["item:percentile"]] - columns[PLACE["user:percentile_recent"]]
         )
@@ -124,8 +124,8 @@ class Features:
             table[2] /= weights.cumsum()[-1]
             table[3, past[0]] = 1.0
         table[:, -1] = 0.0
-        genres, number = catalogue.genres[rows], catalogue.genre_count[rows]
-        sums = table[:, genres].sum(axis=2)
+        genres, number = catalogue.genres.take(rows, axis=0), catalogue.genre_count.take(rows)
+        sums = table.take(genres, axis=1).sum(axis=2)
         with np.errstate(invalid="ignore", divide="ignore"):
             first = PLACE["affinity:genre_rating"]
             columns[first : first + 3] = sums[:3] / number
@@ -134,7 +134,7 @@ class Features:
                 columns[PLACE["affinity:genre_last"]] = sums[3] / np.sqrt(number * last)
 
     def _similar(self, columns: F32, sources: Sources, rows: I32) -> None:
-        sums = sources.sums["similar"][rows]
+        sums = sources.sums["similar"].take(rows, axis=0)
         rated, links = sums[:, -2], sums[:, -1]
         columns[PLACE["affinity:similar_rating"]] = rated / (links + LINK_PRIOR)
         columns[PLACE["affinity:similar_links"]] = np.log1p(np.maximum(links, 0.0))
@@ -144,7 +144,7 @@ class Features:
         liked = catalogue.people[profile.rows[profile.weights > 0]].ravel()
         np.add.at(self._people, liked, np.float32(1.0))
         self._people[-1] = 0.0
-        columns[PLACE["affinity:people"]] = np.log1p(self._people[catalogue.people[rows]].sum(axis=1))
+        columns[PLACE["affinity:people"]] = np.log1p(self._people.take(catalogue.people.take(rows, axis=0)).sum(axis=1))
         self._people[liked] = 0.0
 
     def _strongest_links(self, columns: F32, name: str, links: Links, moment: Moment, rows: I32) -> None:
@@ -154,12 +154,12 @@ class Features:
         position = np.repeat(np.arange(len(ends) - 1, dtype=np.float32), np.diff(ends))
         np.maximum.at(self._strongest, item, weight)
         # Backwards, so that the last one written, the newest item's, stays.
-        first = np.flatnonzero(weight == self._strongest[item])[::-1]
+        first = np.flatnonzero(weight == self._strongest.take(item))[::-1]
         self._position[item[first]] = position[first]
-        best = weight[moment.open_rows[item]].max(initial=np.float32(1e-9))
-        strongest = self._strongest[rows]
+        best = weight[moment.open_rows.take(item)].max(initial=np.float32(1e-9))
+        strongest = self._strongest.take(rows)
         columns[PLACE[f"sequence:{name}"]] = strongest / best
-        linked = np.where(strongest > 0, self._position[rows], np.float32(np.nan))
+        linked = np.where(strongest > 0, self._position.take(rows), np.float32(np.nan))
         columns[PLACE[f"sequence:{name}_position"]] = np.log1p(linked)
         self._strongest[item] = 0.0
 

@@ -135,5 +135,10 @@ def _tree(
         "split_indices": [int(part["nodes_featureids"][at]) for at in nodes],
         "split_type": [0] * size,
         "sum_hessian": [1.0] * size,
-        "tree_param": {"num_deleted": "0", "num_feature": str(columns), "num_nodes": str(size), "size_leaf_vector": "1"},
+        "tree_param": {
+            "num_deleted": "0",
+            "num_feature": str(columns),
+            "num_nodes": str(size),
+            "size_leaf_vector": "1",
+        },
     }

@@ -13,8 +13,8 @@ from scipy.linalg import lapack
 from scipy.sparse import _sparsetools as sparse
 
 from catalogue import DAY_MS, F32, F64, I32, Bools, Catalogue, Matrix, Popular
-from nearest import Nearest, top
 from moment import Moment
+from nearest import Nearest, top
 from profiles import EVENTS_MAX, Profile
 
 RANKS_MAX = 300
@@ -97,7 +97,7 @@ class Answers:
 
     def keep(self, source: int, rows: I32, scores: F32) -> None:
         """Of rows that come best first, the open ones."""
-        kept = np.flatnonzero(self.open_rows[rows])[:RANKS_MAX]
+        kept = self.open_rows.take(rows).nonzero()[0][:RANKS_MAX]
         self.ranked[source] = rows[kept]
         if len(kept):
             self.best[source] = scores[kept[0]]
@@ -142,8 +142,7 @@ class Sources:
         if taste is None:
             answers.best[CONTENT:POPULAR] = np.nan
         else:
-            for view in range(2):
-                rows, scores = self.content.search(taste[view], RANKS_MAX + len(profile.seen))
+            for view, (rows, scores) in enumerate(self.content.search(taste, RANKS_MAX + len(profile.seen))):
                 answers.keep(CONTENT + view, rows, scores)
         self._ask_popular(moment, answers)
         self._ask_fresh(moment, answers)
@@ -151,19 +150,18 @@ class Sources:
 
     def score(self, moment: Moment, found: Found, rows: I32) -> F32:
         """[sources, rows]: what each source says of any item; NaN where it cannot know."""
-        catalogue = self.catalogue
         scores = np.full((len(NAMES), len(rows)), np.nan, dtype=np.float32)
         if found.user is not None:
             scores[EMBEDDING:NEIGHBOURS] = self.embedding.dots(rows, found.user)
-            scores[NEIGHBOURS:VIEWS] = self.neighbour_sums[rows].T
+            scores[NEIGHBOURS:VIEWS] = self.neighbour_sums.take(rows, axis=0).T
         at = VIEWS
         for name, taus in VIEW_TAUS.items():
-            scores[at : at + len(taus)] = self.sums[name][rows, : len(taus)].T
+            scores[at : at + len(taus)] = self.sums[name].take(rows, axis=0)[:, : len(taus)].T
             at += len(taus)
         if found.taste is not None:
             scores[CONTENT:POPULAR] = self.content.dots(rows, found.taste)
         for at, kind in enumerate(self._popular(moment.surface), POPULAR):
-            scores[at] = kind.score[rows]
+            scores[at] = kind.score.take(rows)
         scores[FRESH] = self._freshness(rows, moment.now_ms)
         return scores
 
@@ -180,7 +178,7 @@ class Sources:
         rows = profile.rows[:FOLD_IN_MAX_ITEMS]
         if not len(rows):
             return None
-        vectors: F64 = self.catalogue.vectors[rows].astype(np.float64)
+        vectors: F64 = self.catalogue.vectors.take(rows, axis=0).astype(np.float64)
         users = np.empty((2, vectors.shape[1]), np.float32)
         for view, weights in enumerate((None, self._recent[: len(rows)])):
             alpha = self.catalogue.alpha
@@ -193,23 +191,24 @@ class Sources:
         return users
 
     def _ask_embedding(self, user: F32, profile: Profile, answers: Answers) -> None:
-        for view in range(2):
-            rows, scores = self.embedding.search(user[view], RANKS_MAX + len(profile.seen))
+        for view, (rows, scores) in enumerate(self.embedding.search(user, RANKS_MAX + len(profile.seen))):
             answers.keep(EMBEDDING + view, rows, scores)
 
     def _ask_neighbours(self, user: F32, profile: Profile, answers: Answers) -> None:
         likes, touched = self.catalogue.likes, []
-        for view in range(2):
-            norm = np.sqrt(np.add.accumulate(user[view] * user[view])[-1])
-            near, cosine = self.users.search(user[view] / norm, NEIGHBOURS_MAX_USERS + 1)
+        # Added up one after another, as the engine does.
+        norms = np.sqrt(np.add.accumulate(user * user, axis=1)[:, -1:])
+        for view, (near, cosine) in enumerate(
+            self.users.search(np.divide(user, norms, dtype=np.float32), NEIGHBOURS_MAX_USERS + 1)
+        ):
             counts = np.flatnonzero(near != profile.own)[:NEIGHBOURS_MAX_USERS]
             counts = counts[cosine[counts] > 0]
             starts, item, weight = gather(likes, near[counts])
             share = np.repeat(cosine[counts] * cosine[counts], np.diff(starts))
             np.add.at(self.neighbour_sums[:, view], item, share * weight)
             rows = self._distinct(item)
-            opened = rows[answers.open_rows[rows]]
-            answers.rank(NEIGHBOURS + view, opened, self.neighbour_sums[opened, view])
+            opened = rows[answers.open_rows.take(rows)]
+            answers.rank(NEIGHBOURS + view, opened, self.neighbour_sums[:, view].take(opened))
             touched.append(rows)
         self._neighbours_touched = np.concatenate(touched)
 
@@ -228,9 +227,9 @@ class Sources:
             starts, item, weight = gather(self.catalogue.matrices[name], profile.rows[:depth])
             add_links(self.sums[name], starts, item, weight, weights[:depth])
             touched = self._distinct(item)
-            opened = touched[answers.open_rows[touched]]
+            opened = touched[answers.open_rows.take(touched)]
             self.links[name] = Links(starts, item, weight, touched, opened)
-            sums = self.sums[name][opened].T
+            sums = np.ascontiguousarray(self.sums[name].take(opened, axis=0).T)
             for view in range(views):
                 answers.rank(source + view, opened, sums[view])
             source += views
@@ -238,7 +237,7 @@ class Sources:
     def _distinct(self, rows: I32) -> I32:
         """Each row once, ascending: through a table of marks, which is faster than sorting."""
         self._marks[rows] = True
-        distinct = np.flatnonzero(self._marks).astype(np.int32)
+        distinct = self._marks.nonzero()[0].astype(np.int32)
         self._marks[distinct] = False
         return distinct
 
@@ -246,11 +245,11 @@ class Sources:
         liked = np.flatnonzero(profile.weights > 0)
         if not len(liked):
             return None
-        vectors = self.catalogue.content[profile.rows[liked]]
+        vectors = self.catalogue.content.take(profile.rows[liked], axis=0)
         # Rows are added in order, one after another, as the engine does.
         taste = np.stack([vectors.sum(axis=0), (vectors * self._recent[liked][:, None]).sum(axis=0)])
         norm = np.sqrt(np.add.accumulate(taste * taste, axis=1)[:, -1:])
-        return None if norm.min() <= 1e-12 else taste / norm
+        return None if norm.min() <= 1e-12 else np.divide(taste, norm, dtype=np.float32)
 
     def _popular(self, surface: str) -> list[Popular]:
         kinds = self.catalogue.popular
@@ -261,23 +260,23 @@ class Sources:
         enough = RANKS_MAX + len(moment.profile.seen)
         for source, kind in enumerate(self._popular(moment.surface), POPULAR):
             rows = kind.rows[:enough]
-            if np.count_nonzero(answers.open_rows[rows]) < RANKS_MAX:
+            if np.count_nonzero(answers.open_rows.take(rows)) < RANKS_MAX:
                 rows = kind.rows
-            answers.keep(source, rows, kind.score[rows])
+            answers.keep(source, rows, kind.score.take(rows))
 
     def _ask_fresh(self, moment: Moment, answers: Answers) -> None:
         """Only items of the last thirty days can be fresh: one slice of the order of creation."""
         now_ms, created = moment.now_ms, self.catalogue.created_sorted_ms
         since, until = np.searchsorted(created, [now_ms - float(FRESH_DAYS) * DAY_MS, now_ms + 1.0])
         rows = self.catalogue.created_order[since:until]
-        rows = np.sort(rows[answers.open_rows[rows]])
+        rows = np.sort(rows[answers.open_rows.take(rows)])
         answers.rank(FRESH, rows, self._freshness(rows, now_ms))
 
     def _freshness(self, rows: I32, now_ms: int) -> F32:
-        days = (now_ms - self.catalogue.created_ms[rows]) / DAY_MS
+        days = (now_ms - self.catalogue.created_ms.take(rows)) / DAY_MS
         left = np.float32(1.0) - days.astype(np.float32) / FRESH_DAYS
         left = np.where(days >= 0, np.clip(left, 0.0, 1.0), np.float32(0.0))
-        scores: F32 = left / (np.float32(1.0) + self.catalogue.events[rows] / CHANCES)
+        scores: F32 = left / (np.float32(1.0) + self.catalogue.events.take(rows) / CHANCES)
         return scores
 
 

@@ -8,7 +8,6 @@ Marquee is asked with EXPLAIN_LEVEL_FULL for all its candidates; the peer ranks 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from pathlib import Path
 

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 from uvicorn_worker import UvicornWorker
 
 
-class Worker(UvicornWorker):
+class Worker(UvicornWorker):  # type: ignore[misc,unused-ignore]
     """No lifespan, no date and server headers, no access log."""
 
     CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
