@@ -9,6 +9,7 @@ use crate::blend::Candidates;
 use crate::bundle::Bundle;
 use crate::explain;
 use crate::feature;
+use crate::index::Hit;
 use crate::moment::Moment;
 use crate::order::{self, Scored};
 use crate::source::{Answer, SOURCES};
@@ -107,6 +108,28 @@ impl Engine {
         let slate = slate(&moment, &answers, &candidates, features.as_deref(), scored);
         observer(Stage::Slate);
         slate
+    }
+
+    /// Asks every source by itself, and nothing else: for benchmarks and tests. For each source in turn, `observer` hears
+    /// an empty name when the moment is there and then the source's name with its hits: as many as the variant plans,
+    /// or all that it ranks.
+    pub fn probe(
+        &self,
+        query: &Query,
+        profile: &Profile,
+        world: &World,
+        observer: &mut dyn FnMut(&'static str, &[Hit]),
+    ) {
+        for source in SOURCES {
+            let moment = Moment::new(query, profile, world, &self.bundle);
+            observer("", &[]);
+            let answer = (source.ask)(&moment);
+            let hits = answer.map(|mut answer| match query.variant.sources.get(source.name) {
+                Some(&plan) => answer.hits(&moment, plan),
+                None => std::mem::take(&mut answer.ranked),
+            });
+            observer(source.name, &hits.unwrap_or_default());
+        }
     }
 
     /// Items like these: what the sources say of a profile that likes exactly them. `profile` is the user's own; its

@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use marquee_loadtest::generate;
 use tonic::transport::{Channel, Endpoint};
 
 #[derive(Debug, Parser)]
@@ -32,17 +33,23 @@ enum Command {
     StreamEvents(stream::StreamArgs),
     /// Reads the streamed events back: each acknowledged one must be there exactly once.
     VerifyEvents(stream::VerifyArgs),
+    /// Makes a synthetic catalogue with users: files to import, trained models, feature rows.
+    Generate(generate::Args),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = tokio::runtime::Runtime::new().context("starting the runtime").and_then(|runtime| {
         runtime.block_on(async {
+            if let Command::Generate(args) = &cli.command {
+                return generate::run(args, &mut |doing| report::say(&format!("generate: {doing}")));
+            }
             let channel = connect(&cli.address).await?;
             match cli.command {
                 Command::Mix(args) => mix::run(channel, args).await,
                 Command::StreamEvents(args) => stream::run(channel, args).await,
                 Command::VerifyEvents(args) => stream::verify(channel, args).await,
+                Command::Generate(_) => unreachable!("it needs no server and is done"),
             }
         })
     });
