@@ -29,6 +29,7 @@ import engine
 import load
 import profiles
 import report
+import verify
 import wire
 from processes import Server, free_port
 
@@ -51,6 +52,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--connections", type=int, default=2 * (os.cpu_count() or 1))
     parser.add_argument("--seconds", type=float, default=5.0, help="of each run")
     parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument(
+        "--columns", type=int, metavar="USERS", help="only compare every feature column, for so many users"
+    )
     parser.add_argument("--json", type=Path, help="the figures as JSON")
     return parser.parse_args()
 
@@ -89,6 +93,9 @@ def main() -> int:
     asked.work.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         state = prepare(asked, stack)
+        if asked.columns:
+            print(compared_columns(state))
+            return 0
         compared = [compared_slates(state, predictor) for predictor in PREDICTORS]
         for found in compared:
             print(found.line(), flush=True)
@@ -225,6 +232,14 @@ def compared_slates(state: State, predictor: str) -> compare.Compared:
         ]
         others = load.answers(wire.Http(wire.connect(theirs.port)), again)
     return compare.slates(predictor, slates, [json.loads(body) for body in others])
+
+
+def compared_columns(state: State) -> str:
+    """Column by column; see `verify.py`."""
+    peer = engine.load(engine.Setup.read(state.setup("onnx", exact=True)))()
+    export = profiles.Export(state.asked.work / "export", peer.catalogue)
+    with serving_marquee(state, exact=True) as ours:
+        return verify.columns(peer, export, export.draw(state.asked.columns, seed=1), ours.port)
 
 
 def timed(state: State) -> list[report.Row]:

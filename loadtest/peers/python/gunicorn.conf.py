@@ -16,4 +16,4 @@ def post_worker_init(worker: object) -> None:
     """Models are loaded before the first request."""
     import app
 
-    app.ranking()
+    app.worker()

@@ -2,7 +2,7 @@
 # make bench-peers: Marquee and the stack that a team would otherwise write, side by side in one run.
 #
 #   PEERS_CONFIG=FILE   marquee.toml of a store with a serving bundle that nobody has written to since it was built
-#                       (default: the synthetic state of `make synthetic`, else the demo's)
+#                       (default: that of `make synthetic ITEMS=100000`, else the demo's)
 #   PEERS_ARGS="..."    more arguments for bench.py: --users, --seconds, --repetitions, --connections ...
 #
 # Everything it installs is in .marquee/peers, but for redis-server: taken from the PATH, else installed with apt-get by root.
@@ -23,7 +23,7 @@ fail() {
 }
 
 config="${PEERS_CONFIG:-}"
-for found in .marquee/synthetic/marquee.toml .marquee/demo/marquee.toml; do
+for found in .marquee/synthetic/100000/marquee.toml .marquee/demo/marquee.toml; do
   [[ -n "$config" || ! -f "$found" ]] || config="$found"
 done
 [[ -f "$config" ]] || fail "no state to serve: run \`make synthetic ITEMS=100000\` or \`make demo\` first, or name one with PEERS_CONFIG=FILE"

@@ -1,62 +1,51 @@
-"""Compares the peer with Marquee, in process: every feature column of every candidate, and the order.
+"""Compares the peer's feature columns and candidates with Marquee's: `bench.py --columns USERS`.
 
-    verify.py --state FILE --users N     a state file of `bench.py`: where Marquee listens, what the peer reads
-
-Marquee is asked with EXPLAIN_LEVEL_FULL for all its candidates; the peer ranks the same user at the same moment.
+Marquee is asked with EXPLAIN_LEVEL_FULL for all its candidates; the peer ranks the same user at the same moment, in
+this process.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
-from pathlib import Path
 
 import numpy as np
 
-import engine
 import features
+import load
 import profiles
 import wire
 from catalogue import F32
+from engine import Engine
 
 COUNT_MAX = 500
 
 
-def main() -> None:
-    """Prints one line a column, then what differs in the order."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--setup", type=Path, required=True)
-    parser.add_argument("--export", type=Path, required=True)
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--users", type=int, default=100)
-    asked = parser.parse_args()
-    peer = engine.load(engine.Setup.read(asked.setup))()
-    export = profiles.Export(asked.export, peer.catalogue)
+def columns(peer: Engine, export: profiles.Export, users: list[int], port: int) -> str:
+    """One line a column with the largest difference of any value; then what differs in candidates and order."""
     worst = np.zeros(len(features.COLUMNS))
-    sets = orders = 0
-    connection = wire.Grpc(wire.connect(asked.port))
-    users = export.draw(asked.users, seed=1)
+    sets = orders = rows = 0
+    connection = wire.Grpc(wire.connect(port))
     for user in users:
-        answer = ask(connection, export.keys[user].removeprefix("u:"))
+        name = export.keys[user].removeprefix("u:")
+        request = wire.recommend_request(name, COUNT_MAX, bypass_cache=True, explain=True)
+        answer = wire.recommend_answer(load.answers(connection, [request])[0])
         slate = peer.recommend(export.profile(user), answer.now_ms, "default", COUNT_MAX)
         mine = {peer.catalogue.ids[row]: at for at, row in enumerate(slate.candidates)}
         common = [at for at, item in enumerate(answer.items) if item in mine]
+        rows += len(common)
         sets += set(mine) != set(answer.items)
         orders += [peer.catalogue.ids[row] for row in slate.rows] != answer.items
-        theirs = np.array([[answer.features[at][name] for name in features.COLUMNS] for at in common])
-        ours = slate.matrix[[mine[answer.items[at]] for at in common]]
-        worst = np.maximum(worst, differences(theirs, ours))
-    for name, difference in zip(features.COLUMNS, worst, strict=True):
-        print(f"{name:36} {difference:.2e}")
-    print(f"{len(users)} users: {sets} with other candidates, {orders} in another order")
-
-
-def ask(connection: wire.Grpc, user: str) -> wire.Answer:
-    """All candidates of one user with their features."""
-    connection.ask(wire.recommend_request(user, COUNT_MAX, bypass_cache=True, explain=True))
-    while (body := connection.take()) is None:
-        pass
-    return wire.recommend_answer(body)
+        theirs = np.array([[answer.features[at][name] for name in features.COLUMNS] for at in common], np.float32)
+        worst = np.maximum(worst, differences(theirs, slate.matrix[[mine[answer.items[at]] for at in common]]))
+    lines = [f"{name:36} {difference:.1e}" for name, difference in zip(features.COLUMNS, worst, strict=True)]
+    equal = int(np.count_nonzero(worst == 0.0))
+    return "\n".join(
+        [
+            *lines,
+            f"{equal} of {len(worst)} columns equal in every bit, over {rows} candidates of {len(users)} users",
+            f"{sets} users with other candidates, {orders} with another order of all of them",
+        ]
+    )
 
 
 def differences(theirs: F32, ours: F32) -> F32:
@@ -65,7 +54,3 @@ def differences(theirs: F32, ours: F32) -> F32:
     apart = np.where(unknown, math.inf, np.nan_to_num(np.abs(theirs - ours)))
     largest: F32 = apart.max(axis=0, initial=0.0)
     return largest
-
-
-if __name__ == "__main__":
-    main()
