@@ -222,16 +222,21 @@ def http_request(state: State, user: str, more: str) -> bytes:
 
 def compared_slates(state: State, predictor: str) -> compare.Compared:
     """Both rank exactly; the peer at the very moments at which Marquee did."""
-    users = state.users[: state.asked.verify_users]
     with serving_marquee(state, exact=True) as ours, serving_peer(state, predictor, exact=True) as theirs:
-        asked = [wire.recommend_request(user, state.asked.count, bypass_cache=True) for user in users]
-        slates = [wire.recommend_answer(body) for body in load.answers(wire.Grpc(wire.connect(ours.port)), asked)]
-        again = [
-            http_request(state, user, f"&bypass_cache=true&now_ms={slate.now_ms}")
-            for user, slate in zip(users, slates, strict=True)
-        ]
-        others = load.answers(wire.Http(wire.connect(theirs.port)), again)
-    return compare.slates(predictor, slates, [json.loads(body) for body in others])
+        return compare.slates(predictor, *both(state, ours, theirs))
+
+
+def both(state: State, ours: Server, theirs: Server) -> tuple[list[wire.Answer], list[dict[str, Any]]]:
+    """The slates of both for the same users and moments."""
+    users = state.users[: state.asked.verify_users]
+    asked = [wire.recommend_request(user, state.asked.count, bypass_cache=True) for user in users]
+    slates = [wire.recommend_answer(body) for body in load.answers(wire.Grpc(wire.connect(ours.port)), asked)]
+    again = [
+        http_request(state, user, f"&bypass_cache=true&now_ms={slate.now_ms}")
+        for user, slate in zip(users, slates, strict=True)
+    ]
+    others = load.answers(wire.Http(wire.connect(theirs.port)), again)
+    return slates, [json.loads(body) for body in others]
 
 
 def compared_columns(state: State) -> str:
@@ -248,6 +253,8 @@ def timed(state: State) -> list[report.Row]:
         plain = stack.enter_context(serving_marquee(state))
         logging = stack.enter_context(serving_marquee(state, slate_log=True))
         peers = {name: stack.enter_context(serving_peer(state, name)) for name in PREDICTORS}
+        common = compare.overlap(*both(state, plain, peers["onnx"]))
+        print(f"as timed, with approximate searches: {common:.1%} of the items of their slates in common", flush=True)
         peer_cached = [http_request(state, user, "") for user in state.users]
         peer_ranked = [http_request(state, user, "&bypass_cache=true") for user in state.users]
         ours = {True: grpc_requests(state, bypass=True), False: grpc_requests(state, bypass=False)}

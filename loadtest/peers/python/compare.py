@@ -50,3 +50,12 @@ def slates(predictor: str, ours: list[wire.Answer], theirs: list[dict[str, Any]]
         else:
             ties += 1
     return Compared(predictor, len(ours), equal, ties, worst)
+
+
+def overlap(ours: list[wire.Answer], theirs: list[dict[str, Any]]) -> float:
+    """Share of our items that are in the other slate too, over all slates."""
+    common = sum(
+        len(set(mine.items) & {result["item_id"] for result in other["results"]})
+        for mine, other in zip(ours, theirs, strict=True)
+    )
+    return common / max(sum(len(mine.items) for mine in ours), 1)

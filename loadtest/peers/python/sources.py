@@ -168,8 +168,8 @@ class Sources:
     def clear(self) -> None:
         """Takes this request's sums out of the scratch memory."""
         for name, links in self.links.items():
-            self.sums[name][links.touched] = 0.0
-        self.neighbour_sums[self._neighbours_touched] = 0.0
+            _zero(self.sums[name], links.touched)
+        _zero(self.neighbour_sums, self._neighbours_touched)
         self._neighbours_touched = self._neighbours_touched[:0]
         self.links = {}
 
@@ -235,7 +235,10 @@ class Sources:
             source += views
 
     def _distinct(self, rows: I32) -> I32:
-        """Each row once, ascending: through a table of marks, which is faster than sorting."""
+        """Each row once, ascending: few by sorting, many through a table of marks."""
+        if len(rows) * 8 < len(self._marks):
+            ordered = np.sort(rows)
+            return ordered[np.concatenate((ordered[:1] >= 0, ordered[1:] != ordered[:-1]))]
         self._marks[rows] = True
         distinct = self._marks.nonzero()[0].astype(np.int32)
         self._marks[distinct] = False
@@ -278,6 +281,12 @@ class Sources:
         left = np.where(days >= 0, np.clip(left, 0.0, 1.0), np.float32(0.0))
         scores: F32 = left / (np.float32(1.0) + self.catalogue.events.take(rows) / CHANCES)
         return scores
+
+
+def _zero(sums: F32, rows: I32) -> None:
+    """sums[rows] = 0; with a row as one element, which numpy writes in half the time."""
+    whole = np.dtype((np.void, sums.itemsize * sums.shape[1]))
+    np.put(sums.view(whole).ravel(), rows, np.zeros(1, whole))
 
 
 def gather(matrix: Matrix, rows: I32) -> tuple[I32, I32, F32]:
