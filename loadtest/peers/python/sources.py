@@ -238,7 +238,8 @@ class Sources:
         """Each row once, ascending: few by sorting, many through a table of marks."""
         if len(rows) * 8 < len(self._marks):
             ordered = np.sort(rows)
-            return ordered[np.concatenate((ordered[:1] >= 0, ordered[1:] != ordered[:-1]))]
+            distinct: I32 = ordered[np.concatenate((ordered[:1] >= 0, ordered[1:] != ordered[:-1]))]
+            return distinct
         self._marks[rows] = True
         distinct = self._marks.nonzero()[0].astype(np.int32)
         self._marks[distinct] = False
