@@ -68,6 +68,8 @@ class State:
     bundle: Path
     users: list[str]
     redis_port: int
+    # How the peer searches each set of vectors, for people.
+    searches: dict[str, str]
 
     def setup(self, predictor: str, *, exact: bool) -> Path:
         """Writes what a peer reads."""
@@ -102,8 +104,8 @@ def main() -> int:
         if not all(found.is_equal() for found in compared):
             print("the slates differ: nothing is timed", file=sys.stderr)
             return 1
-        rows = timed(state)
-    result = report.Result(compared, rows, report.about(state.bundle, asked))
+        rows, common = timed(state)
+    result = report.Result(compared, rows, report.about(state.bundle, asked), state.searches, common)
     print(result.table())
     if asked.json:
         asked.json.write_text(json.dumps(result.as_json(), indent=2) + "\n")
@@ -130,8 +132,9 @@ def prepare(asked: argparse.Namespace, stack: ExitStack) -> State:
             "the bundle alone: train again, or take a state that nobody has written to since"
         )
     chosen = engine.choose(known, asked.work / "indexes")
-    for name, choice in chosen.items():
-        print(f"peer, {name}: {'hnswlib' if choice.ef else 'exact scan'} ({choice.said})", flush=True)
+    searches = {name: f"{'hnswlib' if it.ef else 'exact scan'} ({it.said})" for name, it in chosen.items()}
+    for name, said in searches.items():
+        print(f"peer, {name}: {said}", flush=True)
     copy_store(config, asked.work)
     drawn = exported.draw(asked.users, seed=1)
     port = free_port()
@@ -145,7 +148,7 @@ def prepare(asked: argparse.Namespace, stack: ExitStack) -> State:
     for user, name in zip(drawn, users, strict=True):
         pipeline.set(f"profile:{name}", profiles.encode(exported.profile(user)))
     pipeline.execute()
-    return State(asked, config, bundle, users, port)
+    return State(asked, config, bundle, users, port, searches)
 
 
 def marquee(asked: argparse.Namespace, *command: str) -> str:
@@ -247,8 +250,8 @@ def compared_columns(state: State) -> str:
         return verify.columns(peer, export, export.draw(state.asked.columns, seed=1), ours.port)
 
 
-def timed(state: State) -> list[report.Row]:
-    """Every server in turns, so that what else the machine does meets all of them."""
+def timed(state: State) -> tuple[list[report.Row], float]:
+    """Every server in turns, so that what else the machine does meets all of them; and the slates' common share."""
     with ExitStack() as stack:
         plain = stack.enter_context(serving_marquee(state))
         logging = stack.enter_context(serving_marquee(state, slate_log=True))
@@ -272,7 +275,7 @@ def timed(state: State) -> list[report.Row]:
             for row, (kind, name, server, protocol, requests) in zip(rows, runs, strict=True):
                 print(f"repetition {repetition + 1}: {kind}, {name}", file=sys.stderr, flush=True)
                 row.add(measured(state, server, protocol, requests))
-    return rows
+    return rows, common
 
 
 def measured(

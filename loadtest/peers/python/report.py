@@ -66,6 +66,9 @@ class Result:
     compared: list[Compared]
     rows: list[Row]
     about: dict[str, Any]
+    # How the peer searches each set of vectors, and what the slates have in common as they are timed.
+    searches: dict[str, str]
+    items_in_common: float
 
     def ratio(self, row: Row) -> float:
         """Server CPU over that of Marquee at the same kind of answer."""
@@ -93,7 +96,13 @@ class Result:
     def as_json(self) -> dict[str, Any]:
         """For programs: every repetition."""
         rows = [{**dataclasses.asdict(row), "times_ours": self.ratio(row)} for row in self.rows]
-        return {"about": self.about, "compared": [dataclasses.asdict(each) for each in self.compared], "rows": rows}
+        return {
+            "about": self.about,
+            "compared": [dataclasses.asdict(each) for each in self.compared],
+            "searches": self.searches,
+            "items_in_common": self.items_in_common,
+            "rows": rows,
+        }
 
 
 def about(bundle: Path, asked: argparse.Namespace) -> dict[str, Any]:
