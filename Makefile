@@ -48,17 +48,17 @@ check: models/.venv/stamp ## What CI runs before the tests: format, lints, types
 bench: ## Recall and time of the vector index, as a table
 	MARQUEE_FULL_SIZE=1 cargo test --release --workspace --lib index::tests::recall -- --nocapture --test-threads 1
 
-.PHONY: bench-peers
-bench-peers: ## Marquee beside FastAPI + gunicorn + Redis + hnswlib + onnxruntime: equal slates, then CPU, rate and latency of each
-	cargo build --release --workspace --bins --examples
-	bash loadtest/peers/python/run.sh
-
 ##@ At full size
 
 .PHONY: kill-test
 kill-test: models/.venv/stamp ## kill -9 within 100,000 streamed events; every acknowledged one must be there once
 	cargo build --release --workspace
 	cd models && MARQUEE_BIN_DIR="$(abspath $(TARGET))/release" MARQUEE_KILL_EVENTS=100000 .venv/bin/python -m pytest -rs -s tests/e2e/test_kill.py
+
+.PHONY: bench-peers
+bench-peers: ## Marquee beside FastAPI + gunicorn + Redis + hnswlib + onnxruntime: equal slates, then CPU, rate and latency of each
+	cargo build --release --workspace --bins --examples
+	bash loadtest/peers/python/run.sh
 
 .PHONY: skew-test
 skew-test: models/.venv/stamp ## 1,000 live requests with events between; served and replayed feature rows must be equal bit for bit
