@@ -41,6 +41,7 @@ check: models/.venv/stamp ## What CI runs before the tests: format, lints, types
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
 	bash .ci/protos
 	cd models && .venv/bin/ruff format --check . && .venv/bin/ruff check . && .venv/bin/mypy
+	bash .ci/peers
 	$(PYTHON) .ci/house.py
 
 ##@ Measure
@@ -90,6 +91,11 @@ bench-floor: ## Server CPU of a cached answer beside a bare tonic echo of the sa
 kill-test: models/.venv/stamp ## kill -9 within 100,000 streamed events; every acknowledged one must be there once
 	cargo build --release --workspace
 	cd models && MARQUEE_BIN_DIR="$(abspath $(TARGET))/release" MARQUEE_KILL_EVENTS=100000 .venv/bin/python -m pytest -rs -s tests/e2e/test_kill.py
+
+.PHONY: bench-peers
+bench-peers: ## Marquee beside FastAPI + gunicorn + Redis + hnswlib + onnxruntime: equal slates, then CPU, rate and latency of each
+	cargo build --release --workspace --bins --examples
+	bash loadtest/peers/python/run.sh
 
 .PHONY: skew-test
 skew-test: models/.venv/stamp ## 1,000 live requests with events between; served and replayed feature rows must be equal bit for bit
