@@ -1,12 +1,36 @@
-//! One small client for tests of a running Marquee.
+//! Load tests of a running Marquee that can be trusted.
 //!
-//! A closed loop: each worker sends its next request when the last one is answered, so a slow server is asked less and
-//! its latencies look better than a user's would. Fit for correctness runs; the open-loop tool comes with the load tests.
+//! Open loop: calls are sent when they are due, whatever the server does, and measured from that instant. `session`
+//! makes a server ready to be loaded, `drive` loads it, `result` is what is kept, `report` draws it. `mix` and
+//! `stream-events` are older and smaller: closed loops for tests of correctness.
 
+mod calls;
+mod check;
+mod command;
+mod compare;
+mod drive;
+mod exit;
+mod machine;
 mod mix;
 mod numbers;
+mod outcome;
+mod overload;
+mod pacer;
+mod profile;
 mod report;
+mod result;
+mod run;
+mod schedule;
+mod scrape;
+mod search;
+mod session;
+mod slo;
+mod soak;
 mod stream;
+mod table;
+mod traffic;
+mod wire;
+mod zipf;
 
 use std::process::ExitCode;
 
@@ -14,8 +38,10 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use tonic::transport::{Channel, Endpoint};
 
+use exit::Problem;
+
 #[derive(Debug, Parser)]
-#[command(version, about)]
+#[command(version, about, after_help = EXIT_CODES)]
 struct Cli {
     /// The public listener.
     #[arg(long, global = true, default_value = "http://127.0.0.1:50051")]
@@ -24,8 +50,23 @@ struct Cli {
     command: Command,
 }
 
+const EXIT_CODES: &str = "Exit codes: 0 held; 1 the SLO or a bound is missed; 3 invalid: the generator lagged; \
+    4 incomplete: the server died or Ctrl-C; 5 wrong answers; 64 bad input; 69 the server cannot be loaded.";
+
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// One load: a rate, a duration, a verdict.
+    Run(run::Args),
+    /// The highest rate at which the SLO holds.
+    Search(search::Args),
+    /// Several times the highest rate: what is still answered, how fast the rest is refused, how soon all is normal.
+    Overload(overload::Args),
+    /// A long load: memory, errors, latencies at the end beside those at the beginning.
+    Soak(soak::Args),
+    /// Two reports side by side, with what is noise.
+    Compare(compare::Args),
+    /// Draws reports: one HTML page, one SVG curve, no network.
+    Report(report::Args),
     /// Recommend, with events between that the next Recommend must reflect.
     Mix(mix::Args),
     /// Streams events with ids made from a seed; notes what was acknowledged.
@@ -35,24 +76,48 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let done = tokio::runtime::Runtime::new().context("starting the runtime").and_then(|runtime| {
-        runtime.block_on(async {
-            let channel = connect(&cli.address).await?;
-            match cli.command {
-                Command::Mix(args) => mix::run(channel, args).await,
-                Command::StreamEvents(args) => stream::run(channel, args).await,
-                Command::VerifyEvents(args) => stream::verify(channel, args).await,
-            }
-        })
-    });
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
         Err(error) => {
-            report::say(&format!("error: {error:#}"));
-            ExitCode::FAILURE
+            let _closed = error.print();
+            return ExitCode::from(if error.use_stderr() { 64 } else { 0 });
         }
+    };
+    let address = cli.address.as_str();
+    let done = match cli.command {
+        Command::Run(args) => alone(run::run(address, args)),
+        Command::Search(args) => alone(search::run(address, args)),
+        Command::Overload(args) => alone(overload::run(address, args)),
+        Command::Soak(args) => alone(soak::run(address, args)),
+        Command::Compare(args) => compare::run(&args),
+        Command::Report(args) => report::run(&args),
+        Command::Mix(args) => together(address, |channel| mix::run(channel, args)),
+        Command::StreamEvents(args) => together(address, |channel| stream::run(channel, args)),
+        Command::VerifyEvents(args) => together(address, |channel| stream::verify(channel, args)),
+    };
+    done.unwrap_or_else(Problem::end)
+}
+
+/// Everything of a load on this thread: no other thread to wait for, and one core that shows what it costs.
+fn alone(command: impl Future<Output = Result<ExitCode, Problem>>) -> Result<ExitCode, Problem> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
+    tokio::task::LocalSet::new().block_on(&runtime, command)
+}
+
+fn together<F: Future<Output = anyhow::Result<()>>>(
+    address: &str,
+    command: impl FnOnce(Channel) -> F,
+) -> Result<ExitCode, Problem> {
+    let runtime = tokio::runtime::Runtime::new().context("starting the runtime")?;
+    let done = runtime.block_on(async {
+        let channel = connect(address).await?;
+        command(channel).await
+    });
+    if let Err(error) = done {
+        calls::say(&format!("error: {error:#}"));
+        return Ok(ExitCode::FAILURE);
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn connect(address: &str) -> anyhow::Result<Channel> {
