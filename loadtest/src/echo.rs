@@ -23,7 +23,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Request, Response, Status};
 
-use crate::report::say;
+use crate::calls::say;
 
 /// As Marquee sets them (`server/src/rpc/mod.rs`): the comparison is of what happens behind the transport.
 const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;

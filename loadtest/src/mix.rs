@@ -15,8 +15,8 @@ use tokio::task::JoinSet;
 use tonic::Status;
 use tonic::transport::Channel;
 
+use crate::calls::{Report, say};
 use crate::numbers::Numbers;
-use crate::report::{Report, say};
 
 /// Items that are drawn from, at most.
 const ITEMS_MAX: usize = 10_000;

@@ -14,9 +14,9 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
+use crate::calls::say;
 use crate::mix::{PROGRESS_EVERY, items};
 use crate::numbers::Numbers;
-use crate::report::say;
 
 /// Messages that wait for their acknowledgement.
 const IN_FLIGHT_MAX: usize = 8;
