@@ -102,6 +102,20 @@ skew-test: models/.venv/stamp ## 1,000 live requests with events between; served
 	cargo build --release --workspace
 	cd models && MARQUEE_BIN_DIR="$(abspath $(TARGET))/release" MARQUEE_SKEW_REQUESTS=1000 .venv/bin/python -m pytest -rs -s tests/e2e/test_skew.py
 
+##@ Load
+
+.PHONY: load
+load: ## Highest rate within the SLO, as a report in .marquee/load. STATE=FOLDER PROFILE=FILE SLO=p99=25ms; see docs/loadtest.md
+	@bash loadtest/drive.sh load
+
+.PHONY: overload
+overload: ## Three times that rate, server and generator on one core each: goodput, refusals, health, recovery
+	@bash loadtest/drive.sh overload
+
+.PHONY: soak
+soak: ## Half of that rate for MINUTES=30, with events: memory, errors, drift
+	@bash loadtest/drive.sh soak
+
 ##@ House
 
 models/.venv/stamp: models/pyproject.toml models/uv.lock

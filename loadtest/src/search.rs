@@ -121,7 +121,7 @@ pub(crate) async fn search(session: &Session, aim: &Aim, slo: &Slo, steps: &Step
     let mut bracket = Bracket::new(steps.from_rate, steps.precision);
     let (mut runs, mut invalid, mut confirmed): (Vec<Run>, Option<(f64, String)>, Option<f64>) = Default::default();
     while let Some(rate) = bracket.next().or_else(|| bracket.held.filter(|held| confirmed != Some(*held))) {
-        if runs.len() == STEPS_MAX {
+        if runs.len() >= STEPS_MAX {
             say("too many steps: this machine is too restless for this precision");
             break;
         }
@@ -139,22 +139,29 @@ pub(crate) async fn search(session: &Session, aim: &Aim, slo: &Slo, steps: &Step
             blocks: 10,
             title: format!("{rate:.0}/s"),
         };
-        let run = session.drive(&load).await?;
-        table::step(&run, slo.percentile);
-        let (is_over, held) = (run.incomplete.is_some(), run.held == Some(true) && run.invalid.is_none());
-        if let Some(why) = &run.invalid {
-            invalid = Some((rate, why.clone()));
+        // A step that misses is made once more: what holds is not to depend on one hiccup of the machine. Nor on one
+        // lucky step: what was found is tried again at the end.
+        let mut held = false;
+        for _ in 0..2 {
+            let run = session.drive(&load).await?;
+            table::step(&run, slo.percentile);
+            held = run.held == Some(true) && run.invalid.is_none();
+            if let Some(why) = &run.invalid {
+                invalid = Some((rate, why.clone()));
+            }
+            runs.push(run);
+            if held || session.shared.interrupted.get() {
+                break;
+            }
+            // What waited is gone before the next step begins.
+            tokio::time::sleep(Duration::from_secs(1)).await;
         }
-        runs.push(run);
-        if is_over {
+        if runs.last().is_some_and(|run| run.incomplete.is_some()) {
             break;
         }
         bracket.learn(rate, held);
         if held && is_again {
             confirmed = Some(rate);
-        } else if !held {
-            // What waited is gone before the next step begins.
-            tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
     let invalid = invalid.filter(|(rate, _)| bracket.missed == Some(*rate));

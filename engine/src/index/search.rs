@@ -207,7 +207,10 @@ impl Index {
     fn score_beam(&self, graph: &FrozenGraph, k: usize, accept: &impl Fn(u32) -> bool, scratch: &mut Scratch) {
         let Scratch { query, beam, best, nodes, scores, .. } = scratch;
         nodes.clear();
-        nodes.extend(beam.iter().map(|(_, node)| node));
+        for (_, node) in beam.iter() {
+            self.vectors.prefetch(node as usize);
+            nodes.push(node);
+        }
         self.vectors.dots(nodes, query, scores);
         for (&node, &score) in nodes.iter().zip(scores.iter()) {
             match graph.rows_of(node) {
@@ -303,7 +306,9 @@ impl Index {
             loop {
                 let before = best.1;
                 let links = neighbours(graph, offsets, before);
-                links.iter().for_each(|&node| self.codes.prefetch(node));
+                for &node in links {
+                    self.codes.prefetch(node);
+                }
                 *evaluations += links.len();
                 for &node in links {
                     let score = self.codes.estimate(node, coded);

@@ -219,7 +219,11 @@ fn sum_lanes(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
 fn dots_plain(vectors: &Vectors, rows: &[u32], query: &[f32], out: &mut Vec<f32>) {
     let width = vectors.dims.div_ceil(LANES) * LANES;
     let query = &query[..width];
-    out.extend(rows.iter().map(|&row| dot(vectors.line_row(row as usize), query)));
+    out.reserve(rows.len());
+    // Not `extend`: the compiler may leave the closure outside the function that has the wider registers.
+    for &row in rows {
+        out.push(dot(vectors.line_row(row as usize), query));
+    }
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -1,8 +1,8 @@
 """Our index, hnswlib and usearch on the same vectors in one run: build, search at equal recall, memory, filters.
 
 Clustered unit vectors from a seed; inner product for all three. Each library's `ef` is the least at which
-recall@100 reaches the target, found by the same bisection; then the libraries take turns, one thread each, and the median of
-the rounds counts. Times are what the thread or process used of the processor, so other work on the machine
+recall@100 reaches the target, found by the same bisection; then the libraries take turns, one thread each, and the
+median of the rounds counts. Times are what the thread or process used of the processor, so other work on the machine
 disturbs them little. Asserts that recall holds and that no filter is slower than an exact scan.
 """
 
@@ -109,9 +109,7 @@ def build_hnswlib(vectors: Array, queries: Array) -> Peer:
 
 
 def build_usearch(vectors: Array, queries: Array) -> Peer:
-    index = usearch.index.Index(
-        ndim=DIMS, metric="ip", dtype="f32", connectivity=M, expansion_add=EF_CONSTRUCTION
-    )
+    index = usearch.index.Index(ndim=DIMS, metric="ip", dtype="f32", connectivity=M, expansion_add=EF_CONSTRUCTION)
     wall, cpu = time.perf_counter(), time.process_time()
     index.add(np.arange(len(vectors)), vectors, threads=THREADS)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
@@ -151,7 +149,10 @@ def compare(peers: list[Peer], expected: Array, raw_bytes: int, rounds: int) -> 
             times[at].append(us)
             recalls[at] = recall(expected, found)
     medians = [statistics.median(of) for of in times]
-    print(f"\n{'':9}{'build s':>9}{'CPU s':>8}{'ef':>6}{'recall':>8}{'us/query':>10}{'times ours':>12}{'memory / raw':>14}")
+    print(
+        f"\n{'':9}{'build s':>9}{'CPU s':>8}{'ef':>6}{'recall':>8}{'us/query':>10}{'times ours':>12}"
+        f"{'memory / raw':>14}"
+    )
     for at, peer in enumerate(peers):
         print(
             f"{peer.name:9}{peer.build_wall_s:9.1f}{peer.build_cpu_s:8.1f}{efs[at]:6}{recalls[at]:8.4f}"
@@ -196,11 +197,12 @@ def main() -> None:
         del vectors
         print(
             f"{args.size} x {DIMS}, {args.queries} queries, recall@{K} >= {RECALL_MIN}; M {M}, ef_construction"
-            f" {EF_CONSTRUCTION}, {THREADS} threads build, one searches; {args.rounds} rounds in turn, medians of CPU time"
+            f" {EF_CONSTRUCTION}, {THREADS} threads build, one searches; {args.rounds} rounds in turn, medians of"
+            " CPU time"
         )
         ef = compare(peers, expected, raw_bytes, args.rounds)
         without_graph = ours.without_graph_bytes / raw_bytes
-        print(f"memory: all that a search needs, over the bare vectors; ours without the graph's arrays {without_graph:.3f}")
+        print(f"memory: all that a search needs, over the bare vectors; ours without the graph {without_graph:.3f}")
         assert without_graph <= 1.3, "more than 1.3 times the vectors beside the graph"
         filters(ours, ef, args.rounds)
         ours.process.stdin.close()  # type: ignore[union-attr]

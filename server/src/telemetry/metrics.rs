@@ -96,8 +96,7 @@ impl<T: Clone> Known<T> {
     /// The member of that name, made when it is first asked for; `None` for a name that is not known.
     fn get(&self, name: &str, make: impl FnOnce() -> T) -> Option<&T> {
         // The same text mostly is the same constant.
-        let is_same = |known: &&str| std::ptr::eq(*known, name);
-        let place = self.names.iter().position(|known| is_same(&known));
+        let place = self.names.iter().position(|known| std::ptr::eq(*known, name));
         let place = place.or_else(|| self.names.iter().position(|known| *known == name))?;
         Some(self.made[place].get_or_init(make))
     }
