@@ -76,6 +76,10 @@ bench-growth: models/.venv/stamp ## A request and each source at 1,000,000 items
 bench-memory: models/.venv/stamp ## Start-up and resident memory of several sizes, and what a million more items or users take
 	@bash loadtest/bench.sh "$(or $(ITEMS),100000 100000-100000 1000000)" --memory $(BENCH_ARGS)
 
+.PHONY: bench-index
+bench-index: ## Our index beside hnswlib and usearch, same vectors, one run; SIZE=1000000 takes many minutes
+	@bash loadtest/peers/index/run.sh $(or $(SIZE),100000)
+
 ##@ At full size
 
 .PHONY: kill-test

@@ -65,6 +65,10 @@ impl FrozenGraph {
     #[inline]
     pub(super) fn rows_of(&self, node: u32) -> &[u32] {
         let node = node as usize;
+        if self.rows.len() + 1 == self.row_offsets.len() {
+            // One row a node: no need to look where they start, which may be far from any cache.
+            return &self.rows[node..=node];
+        }
         &self.rows[self.row_offsets[node] as usize..self.row_offsets[node + 1] as usize]
     }
 

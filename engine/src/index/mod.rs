@@ -9,8 +9,13 @@
 //! The module knows rows and numbers; it must not know items, files or bundles. It holds no clock, no
 //! threads outside `build`, and no randomness but the seed of `BuildParams`.
 
+mod beam;
 mod build;
+mod codes;
+mod draft;
 mod graph;
+mod grow;
+mod reference;
 mod search;
 mod vectors;
 

@@ -6,7 +6,9 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use super::vectors::{NORM_MAX, norm, pad_query};
+use super::beam::{Beam, entry, node_of, score_of};
+use super::codes::{Codes, code_query};
+use super::vectors::{NORM_MAX, norm, pad_query, prefetch_lines};
 use super::{Error, FrozenGraph, Vectors};
 
 /// Rows kept by a walk unless the caller says otherwise: recall@100 stays above 0.98 on every set of
@@ -34,6 +36,8 @@ pub struct Hit {
 pub struct Index {
     /// One vector a node, in the graph's visiting order; row order when there is no graph.
     vectors: Vectors,
+    /// Of the nodes; none when there is no graph.
+    codes: Codes,
     graph: Option<FrozenGraph>,
     /// The node of each row; empty when there is no graph.
     node_of: Vec<u32>,
@@ -46,11 +50,14 @@ pub struct Index {
 #[derive(Debug, Default)]
 pub struct Scratch {
     query: Vec<f32>,
+    coded: Vec<i16>,
     /// `visited[node] == epoch`: this search has scored the node.
     visited: Vec<u8>,
     epoch: u8,
-    /// Nodes to visit, best first.
-    open: BinaryHeap<u64>,
+    /// The best nodes of which a row is accepted.
+    beam: Beam,
+    /// Other nodes to visit, best first, as entries of a beam.
+    rejected: BinaryHeap<u64>,
     /// The best accepted rows so far, worst first.
     best: BinaryHeap<Reverse<u64>>,
     nodes: Vec<u32>,
@@ -76,7 +83,8 @@ impl Index {
     pub fn new(vectors: Vectors, graph: Option<FrozenGraph>, exact_below: usize) -> Result<Self, Error> {
         let rows = vectors.len();
         let Some(graph) = graph else {
-            return Ok(Self { vectors, graph: None, node_of: Vec::new(), rows, exact_below });
+            let codes = Codes::default();
+            return Ok(Self { vectors, codes, graph: None, node_of: Vec::new(), rows, exact_below });
         };
         graph.verify(&vectors)?;
         let mut node_of = vec![0; rows];
@@ -87,7 +95,8 @@ impl Index {
         }
         let firsts = graph.row_offsets[..graph.nodes()].iter().map(|&at| graph.rows[at as usize]);
         let vectors = vectors.reordered(firsts);
-        Ok(Self { vectors, graph: Some(graph), node_of, rows, exact_below })
+        let codes = Codes::of(&vectors);
+        Ok(Self { vectors, codes, graph: Some(graph), node_of, rows, exact_below })
     }
 
     /// Number of rows.
@@ -103,6 +112,12 @@ impl Index {
     /// Numbers in a row.
     pub fn dims(&self) -> usize {
         self.vectors.dims()
+    }
+
+    /// What it holds in memory: vectors, their codes and the graph.
+    pub fn memory_bytes(&self) -> usize {
+        let graph = self.graph.iter().flat_map(FrozenGraph::arrays).map(|(_, numbers)| size_of_val(numbers));
+        self.vectors.memory_bytes() + self.codes.memory_bytes() + size_of_val(&self.node_of[..]) + graph.sum::<usize>()
     }
 
     /// The vector of row `row`. Panics when there is no such row.
@@ -144,7 +159,7 @@ impl Index {
         match &self.graph {
             Some(graph) if accepted_hint.min(self.rows) >= scan_below => {
                 if begin(self, query, k, scratch, out) {
-                    self.walk(graph, ef.min(self.rows), &accept, scratch);
+                    self.walk(graph, k.min(self.rows), ef.min(self.rows), &accept, scratch);
                     finish(k, scratch, out);
                 }
             }
@@ -171,57 +186,142 @@ impl Index {
         }
     }
 
-    fn walk(&self, graph: &FrozenGraph, ef: usize, accept: &impl Fn(u32) -> bool, scratch: &mut Scratch) {
-        let Scratch { query, visited, open, best, nodes, scores, evaluations, .. } = scratch;
-        let epoch = next_epoch(visited, &mut scratch.epoch, graph.nodes());
+    fn walk(&self, graph: &FrozenGraph, k: usize, ef: usize, accept: &impl Fn(u32) -> bool, scratch: &mut Scratch) {
+        code_query(&scratch.query[..self.dims()], &mut scratch.coded);
+        self.estimate_walk(graph, ef, accept, scratch);
+        self.score_beam(graph, k, accept, scratch);
+    }
 
-        let mut entry = (self.score(0, query), 0);
+    /// As [`Self::search`] when it walks, in plain code whatever the processor and through no filter.
+    #[cfg(test)]
+    pub(super) fn walk_portable(&self, query: &[f32], k: usize, ef: usize, scratch: &mut Scratch, out: &mut Vec<Hit>) {
+        let graph = self.graph.as_ref().expect("an index that walks");
+        assert!(begin(self, query, k, scratch, out));
+        code_query(&scratch.query[..self.dims()], &mut scratch.coded);
+        self.estimate_walk_inline(graph, ef, &|_| true, scratch);
+        self.score_beam(graph, k, &|_| true, scratch);
+        finish(k, scratch, out);
+    }
+
+    /// What was kept by its estimate is scored once more, exactly.
+    fn score_beam(&self, graph: &FrozenGraph, k: usize, accept: &impl Fn(u32) -> bool, scratch: &mut Scratch) {
+        let Scratch { query, beam, best, nodes, scores, .. } = scratch;
+        nodes.clear();
+        for (_, node) in beam.iter() {
+            self.vectors.prefetch(node as usize);
+            nodes.push(node);
+        }
+        self.vectors.dots(nodes, query, scores);
+        for (&node, &score) in nodes.iter().zip(scores.iter()) {
+            match graph.rows_of(node) {
+                &[row] => keep(best, k, score, &[row], &|_| true),
+                rows => keep(best, k, score, rows, accept),
+            }
+        }
+    }
+
+    /// Leaves in the beam the `ef` nodes of largest estimate, with a row that is accepted.
+    fn estimate_walk(&self, graph: &FrozenGraph, ef: usize, accept: &impl Fn(u32) -> bool, scratch: &mut Scratch) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            #[target_feature(enable = "avx2")]
+            fn avx2(
+                index: &Index,
+                graph: &FrozenGraph,
+                ef: usize,
+                accept: &impl Fn(u32) -> bool,
+                scratch: &mut Scratch,
+            ) {
+                index.estimate_walk_inline(graph, ef, accept, scratch);
+            }
+            if is_x86_feature_detected!("avx2") {
+                // SAFETY: the feature was just detected.
+                return unsafe { avx2(self, graph, ef, accept, scratch) };
+            }
+        }
+        self.estimate_walk_inline(graph, ef, accept, scratch);
+    }
+
+    #[inline(always)]
+    fn estimate_walk_inline(
+        &self,
+        graph: &FrozenGraph,
+        ef: usize,
+        accept: &impl Fn(u32) -> bool,
+        scratch: &mut Scratch,
+    ) {
+        let epoch = next_epoch(&mut scratch.visited, &mut scratch.epoch, graph.nodes());
+        let Scratch { coded, visited, beam, rejected, nodes, evaluations, .. } = scratch;
+        let (codes, coded) = (&self.codes, &coded[..]);
+        beam.clear(ef);
+        let start = self.descend(graph, coded, evaluations);
+        visited[start.1 as usize] = epoch;
+        offer(graph, accept, beam, rejected, start);
+        let mut worst = beam.worst();
+        loop {
+            let node = match (beam.best_open(), rejected.peek()) {
+                (Some((score, node)), other) if other.is_none_or(|&other| score >= score_of(other)) => {
+                    beam.close();
+                    node
+                }
+                (_, Some(&other)) if score_of(other) >= worst => {
+                    rejected.pop();
+                    node_of(other)
+                }
+                _ => break,
+            };
+            let links = neighbours(graph, &graph.link_offsets, node);
+            nodes.resize(links.len().max(nodes.len()), 0);
+            let mut fresh = 0;
+            for &link in links {
+                codes.prefetch(link);
+                let mark = &mut visited[link as usize];
+                nodes[fresh] = link;
+                // No branch: which links are new cannot be foreseen.
+                fresh += usize::from(*mark != epoch);
+                *mark = epoch;
+            }
+            if let Some((_, next)) = beam.best_open() {
+                prefetch_lines(neighbours(graph, &graph.link_offsets, next));
+            }
+            *evaluations += fresh;
+            for &node in &nodes[..fresh] {
+                let score = codes.estimate(node, coded);
+                if score > worst {
+                    offer(graph, accept, beam, rejected, (score, node));
+                    worst = beam.worst();
+                }
+            }
+        }
+    }
+
+    /// The node of level 0 at which a greedy walk down the levels arrives, with its estimate.
+    #[inline(always)]
+    fn descend(&self, graph: &FrozenGraph, coded: &[i16], evaluations: &mut usize) -> (f32, u32) {
+        let mut best = (self.codes.estimate(0, coded), 0);
         let mut first_offset = graph.link_offsets.len();
         for &size in graph.level_sizes[1..].iter().rev() {
             first_offset -= size as usize + 1;
             let offsets = &graph.link_offsets[first_offset..];
             loop {
-                let links = neighbours(graph, offsets, entry.1);
-                self.vectors.dots(links, query, scores);
+                let before = best.1;
+                let links = neighbours(graph, offsets, before);
+                for &node in links {
+                    self.codes.prefetch(node);
+                }
                 *evaluations += links.len();
-                let before = entry.1;
-                for (&node, &score) in links.iter().zip(scores.iter()) {
-                    if score > entry.0 {
-                        entry = (score, node);
+                for &node in links {
+                    let score = self.codes.estimate(node, coded);
+                    if score > best.0 {
+                        best = (score, node);
                     }
                 }
-                if entry.1 == before {
+                if best.1 == before {
                     break;
                 }
             }
         }
-
-        visited[entry.1 as usize] = epoch;
-        open.push(key(entry.0, entry.1));
-        keep(best, ef, entry.0, graph.rows_of(entry.1), accept);
-        while let Some(nearest) = open.pop() {
-            let (score, node) = unkey(nearest);
-            if best.len() >= ef && score < worst(best) {
-                break;
-            }
-            nodes.clear();
-            for &link in neighbours(graph, &graph.link_offsets, node) {
-                let mark = &mut visited[link as usize];
-                if *mark != epoch {
-                    *mark = epoch;
-                    nodes.push(link);
-                    self.vectors.prefetch(link as usize);
-                }
-            }
-            self.vectors.dots(nodes, query, scores);
-            *evaluations += nodes.len();
-            for (&node, &score) in nodes.iter().zip(scores.iter()) {
-                if best.len() < ef || score > worst(best) {
-                    open.push(key(score, node));
-                    keep(best, ef, score, graph.rows_of(node), accept);
-                }
-            }
-        }
+        best
     }
 
     fn scan(&self, k: usize, filter_first: bool, accept: &impl Fn(u32) -> bool, scratch: &mut Scratch) {
@@ -252,16 +352,29 @@ impl Index {
             None => std::slice::from_ref(node),
         }
     }
+}
 
-    fn score(&self, node: u32, padded_query: &[f32]) -> f32 {
-        super::vectors::dot(self.vectors.line_row(node as usize), padded_query)
+/// To the beam if a row of the node is accepted.
+#[inline(always)]
+fn offer(
+    graph: &FrozenGraph,
+    accept: &impl Fn(u32) -> bool,
+    beam: &mut Beam,
+    rejected: &mut BinaryHeap<u64>,
+    (score, node): (f32, u32),
+) {
+    for &row in graph.rows_of(node) {
+        if accept(row) {
+            return beam.offer(score, node, true);
+        }
     }
+    rejected.push(entry(score, node, true));
 }
 
 /// False when there is nothing to look for.
 fn begin(index: &Index, query: &[f32], k: usize, scratch: &mut Scratch, out: &mut Vec<Hit>) -> bool {
     out.clear();
-    scratch.open.clear();
+    scratch.rejected.clear();
     scratch.best.clear();
     scratch.evaluations = 0;
     pad_query(query, &mut scratch.query);
@@ -290,6 +403,7 @@ fn next_epoch(visited: &mut Vec<u8>, epoch: &mut u8, nodes: usize) -> u8 {
     *epoch
 }
 
+#[inline(always)]
 fn neighbours<'a>(graph: &'a FrozenGraph, level_offsets: &[u32], node: u32) -> &'a [u32] {
     let node = node as usize;
     &graph.links[level_offsets[node] as usize..level_offsets[node + 1] as usize]

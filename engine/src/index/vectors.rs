@@ -5,6 +5,7 @@
 //! point operations, so the paths differ in speed and never in a bit.
 
 use super::Error;
+use super::beam::NODES_MAX;
 
 /// The largest Euclidean norm of a row or a query. Twice this far from overflow (norm x norm < 3.4e38), so
 /// that no score is ever infinite or NaN.
@@ -36,8 +37,8 @@ impl Vectors {
             return Err(Error::Vectors(format!("{numbers} numbers are not whole rows of {dims}")));
         }
         let rows = data.len() / dims;
-        if u32::try_from(rows).is_err() {
-            return Err(Error::Vectors(format!("{rows} rows, at most 2^32 - 1")));
+        if rows > NODES_MAX {
+            return Err(Error::Vectors(format!("{rows} rows, at most {NODES_MAX}")));
         }
         for (row, numbers) in data.chunks_exact(dims).enumerate() {
             if let Some(column) = numbers.iter().position(|x| !x.is_finite()) {
@@ -76,6 +77,10 @@ impl Vectors {
         dot(self.row(i), query)
     }
 
+    pub(super) fn memory_bytes(&self) -> usize {
+        size_of_val(&self.lines[..])
+    }
+
     /// Rows taken from `self` in the given order; a row may be left out or repeated.
     pub(super) fn reordered(&self, order: impl ExactSizeIterator<Item = u32>) -> Self {
         let rows = order.len();
@@ -111,14 +116,7 @@ impl Vectors {
     /// Asks the processor to fetch row `i`; only a hint.
     #[inline(always)]
     pub(super) fn prefetch(&self, i: usize) {
-        #[cfg(target_arch = "x86_64")]
-        for line in self.line_row(i).chunks_exact(LANES).take(PREFETCH_LINES_MAX) {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            // SAFETY: a prefetch reads nothing and faults on nothing, and SSE is part of x86_64.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = i;
+        prefetch_lines(self.line_row(i));
     }
 
     fn padded<'a>(source: impl Iterator<Item = &'a [f32]>, rows: usize, dims: usize) -> Self {
@@ -140,6 +138,27 @@ impl Vectors {
 #[cfg(target_arch = "x86_64")]
 const PREFETCH_LINES_MAX: usize = 8;
 
+#[cfg(target_arch = "x86_64")]
+const LINE_BYTES: usize = size_of::<Line>();
+
+/// Asks the processor to fetch `numbers`; only a hint.
+#[inline(always)]
+pub(super) fn prefetch_lines<T>(numbers: &[T]) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        let first = numbers.as_ptr().cast::<i8>();
+        let mut at = 0;
+        while at < size_of_val(numbers).min(PREFETCH_LINES_MAX * LINE_BYTES) {
+            // SAFETY: a prefetch reads nothing and faults on nothing, and SSE is part of x86_64.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(first.wrapping_add(at)) };
+            at += LINE_BYTES;
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = numbers;
+}
+
 /// Euclidean norm, in f64 so that squares neither overflow nor vanish. NaN and infinity come through.
 pub(super) fn norm(numbers: &[f32]) -> f64 {
     numbers.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt()
@@ -157,13 +176,19 @@ pub(super) fn distance_squared(a: &[f32], b: &[f32]) -> f32 {
     {
         #[target_feature(enable = "avx2")]
         fn avx2(a: &[f32], b: &[f32]) -> f32 {
-            sum_lanes(a, b, |x, y| (x - y) * (x - y))
+            distance_squared_inline(a, b)
         }
         if is_x86_feature_detected!("avx2") {
             // SAFETY: the feature was just detected.
             return unsafe { avx2(a, b) };
         }
     }
+    distance_squared_inline(a, b)
+}
+
+/// As [`distance_squared`], for callers that run with the processor's features already.
+#[inline(always)]
+pub(super) fn distance_squared_inline(a: &[f32], b: &[f32]) -> f32 {
     sum_lanes(a, b, |x, y| (x - y) * (x - y))
 }
 
@@ -194,7 +219,11 @@ fn sum_lanes(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
 fn dots_plain(vectors: &Vectors, rows: &[u32], query: &[f32], out: &mut Vec<f32>) {
     let width = vectors.dims.div_ceil(LANES) * LANES;
     let query = &query[..width];
-    out.extend(rows.iter().map(|&row| dot(vectors.line_row(row as usize), query)));
+    out.reserve(rows.len());
+    // Not `extend`: the compiler may leave the closure outside the function that has the wider registers.
+    for &row in rows {
+        out.push(dot(vectors.line_row(row as usize), query));
+    }
 }
 
 #[cfg(target_arch = "x86_64")]

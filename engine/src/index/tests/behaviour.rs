@@ -2,7 +2,10 @@
 
 use proptest::prelude::*;
 
-use super::super::build::{equal_rows, freeze, points};
+use super::super::build::{OWN_FROM_NODES, equal_rows, points};
+use super::super::codes::{Codes, code_query};
+use super::super::draft::Draft;
+use super::super::grow;
 use super::super::*;
 use super::Random;
 
@@ -77,19 +80,64 @@ fn equal_rows_are_one_node_and_all_are_found_lowest_first() {
     check(&data, 3, &[1.0, 1.0, 0.0], 7, |row| row > 200);
 }
 
+/// The graph of our own builder, which `build` leaves to hnsw_rs for so few vectors.
+fn own(vectors: &Vectors, params: &BuildParams) -> FrozenGraph {
+    let groups = equal_rows(vectors);
+    let points = points(vectors, &groups);
+    grow::grow(&points, params, &mut |_| ()).finish(&points, &groups, params.m, params.threads)
+}
+
+#[test]
+fn our_own_builder_makes_a_sound_graph_of_any_size() {
+    for rows in [1, 2, 3, 7, 40, 900] {
+        for threads in [1, 3] {
+            let data: Vec<f32> = Random(rows).normals(3 * rows as usize).into_iter().chain([0.0; 30]).collect();
+            let vectors = vectors(&data, 3);
+            let graph = own(&vectors, &BuildParams { threads, ..PARAMS });
+            let index = Index::new(vectors.clone(), Some(graph), 0).unwrap();
+            let query = [1.0, -0.5, 0.25];
+            let all = vectors.len();
+            assert_eq!(search(&index, &query, all, all, |_| true), naive(&vectors, &query, all, |_| true));
+        }
+    }
+}
+
+#[test]
+fn our_own_builder_is_the_same_every_time_on_one_thread_and_every_processor() {
+    let vectors = vectors(&Random(2).normals(20 * 1_500), 20);
+    let first = own(&vectors, &PARAMS);
+    assert_eq!(first, own(&vectors, &PARAMS));
+    let groups = equal_rows(&vectors);
+    let points = points(&vectors, &groups);
+    assert_eq!(first, grow::grow_portable(&points, &PARAMS).finish(&points, &groups, PARAMS.m, 3));
+    assert_ne!(first, own(&vectors, &BuildParams { seed: 4, ..PARAMS }));
+}
+
+#[test]
+fn small_sets_are_left_to_hnsw_rs() {
+    let data = Random(2).normals(2 * OWN_FROM_NODES);
+    let own = |data| own(&vectors(data, 2), &PARAMS);
+    let built = |data| build(&vectors(data, 2), &PARAMS, |_| ()).unwrap();
+    assert_eq!(built(&data), own(&data));
+    let fewer = &data[2..];
+    assert_ne!(built(fewer), own(fewer));
+}
+
 #[test]
 fn islands_are_connected_in_both_directions() {
     let random = &mut Random(5);
-    // Forty tight knots far apart: with so few links hnsw_rs leaves many of them alone.
+    // Forty tight knots far apart: with so few links builders leave many of them alone.
     let centres: Vec<Vec<f32>> = (0..40).map(|_| random.normals(4)).collect();
     let data: Vec<f32> = (0..2_000)
         .flat_map(|row| centres[row / 50].iter().map(|x| x + 1e-4 * random.normal()).collect::<Vec<_>>())
         .collect();
     let vectors = vectors(&data, 4);
-    let graph = build(&vectors, &BuildParams { m: 2, ef_construction: 4, ..PARAMS }, |_| ()).unwrap();
-    let index = Index::new(vectors.clone(), Some(graph), 0).unwrap();
-    for centre in &centres {
-        assert_eq!(search(&index, centre, 2_000, 2_000, |_| true), naive(&vectors, centre, 2_000, |_| true));
+    let params = BuildParams { m: 2, ef_construction: 4, ..PARAMS };
+    for graph in [build(&vectors, &params, |_| ()).unwrap(), own(&vectors, &params)] {
+        let index = Index::new(vectors.clone(), Some(graph), 0).unwrap();
+        for centre in &centres {
+            assert_eq!(search(&index, centre, 2_000, 2_000, |_| true), naive(&vectors, centre, 2_000, |_| true));
+        }
     }
 }
 
@@ -97,7 +145,7 @@ fn islands_are_connected_in_both_directions() {
 fn nothing_is_lost_when_every_link_is() {
     let vectors = vectors(&Random(1).normals(300), 3);
     let groups = equal_rows(&vectors);
-    let graph = freeze(None, &points(&vectors, &groups), &groups, 4);
+    let graph = Draft::bare(groups.len()).finish(&points(&vectors, &groups), &groups, 4, 1);
     let index = Index::new(vectors, Some(graph), 0).unwrap();
     assert_eq!(search(&index, &[1.0, 1.0, 1.0], 100, 100, |_| true).len(), 100);
 }
@@ -251,6 +299,47 @@ proptest! {
             prop_assert!(!cut);
             // A link that leads elsewhere is still a link: the widest walk finds everything.
             prop_assert_eq!(search(&index, &[1.0, 1.0, 1.0], 300, 300, |_| true).len(), 300);
+        }
+    }
+
+    #[test]
+    fn every_processor_path_walks_the_same_way(seed in any::<u64>(), dims in 1_usize..80, ef in 1_usize..40) {
+        let random = &mut Random(seed);
+        let index = walking(&vectors(&random.normals(dims * 200), dims));
+        let query = random.normals(dims);
+        let (mut scratch, mut out) = (Scratch::new(), Vec::new());
+        index.search(&query, ef, ef, 200, |_| true, &mut scratch, &mut out);
+        let evaluations = scratch.evaluations();
+        let mut plain = Vec::new();
+        index.walk_portable(&query, ef, ef, &mut scratch, &mut plain);
+        prop_assert_eq!(out, plain);
+        prop_assert_eq!(scratch.evaluations(), evaluations);
+    }
+
+    #[test]
+    fn estimates_are_off_by_no_more_than_their_rounding(
+        seed in any::<u64>(), dims in 1_usize..200, magnitude in -30_i32..17,
+    ) {
+        let random = &mut Random(seed);
+        let scale = 10_f32.powi(magnitude);
+        let rows: Vec<f32> = random.normals(dims * 3).iter().map(|x| x * scale).chain(vec![0.0; dims]).collect();
+        let vectors = vectors(&rows, dims);
+        let query = random.normals(dims);
+        let codes = Codes::of(&vectors);
+        let mut coded = Vec::new();
+        code_query(&query, &mut coded);
+        let sum = |row: &[f32]| row.iter().map(|x| f64::from(x.abs())).sum::<f64>();
+        let largest = |row: &[f32]| row.iter().map(|x| f64::from(x.abs())).fold(0.0, f64::max);
+        // What a number of the coded query is worth.
+        let unit = largest(&query) / f64::from(*coded.iter().map(|x| x.abs()).max().as_ref().unwrap());
+        for row in 0..4 {
+            let numbers = vectors.row(row);
+            let exact: f64 = numbers.iter().zip(&query).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum();
+            let estimate = f64::from(codes.estimate(row as u32, &coded)) * unit;
+            let of_row = largest(numbers) / 254.0 * (sum(&query) + dims as f64 * unit);
+            let of_query = unit / 2.0 * sum(numbers);
+            let most = (of_row + of_query) * 1.001 + 1e-5 * exact.abs();
+            prop_assert!((estimate - exact).abs() <= most, "{} for {}, at most {} off", estimate, exact, most);
         }
     }
 
