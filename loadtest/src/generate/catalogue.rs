@@ -55,20 +55,16 @@ impl Catalogue {
         let main_genre: Vec<usize> = (0..clusters).map(|_| random.pick(&shares)).collect();
         let sizes = Pool::new((0..clusters as u32).collect(), |at| (f64::from(at) + 5.0).powf(-0.6));
         let cluster: Vec<u32> = (0..items).map(|_| sizes.draw(&mut random).unwrap_or(0)).collect();
-        let genres = (0..items).map(|row| genres(seed, row, main_genre[cluster[row] as usize])).collect();
+        let genres: Vec<u32> = (0..items).map(|row| genres(seed, row, main_genre[cluster[row] as usize])).collect();
         let quality = (0..items).map(|_| random.normal() as f32).collect();
         let weight = popularity(items, seed);
-        let pools = |count: usize, of: &dyn Fn(usize, &mut dyn FnMut(usize))| -> Vec<Pool> {
-            let mut rows: Vec<Vec<u32>> = vec![Vec::new(); count];
-            (0..items).for_each(|row| of(row, &mut |group| rows[group].push(row as u32)));
-            rows.into_iter().map(|rows| Pool::new(rows, |row| weight[row as usize])).collect()
-        };
-        let genres: Vec<u32> = genres;
-        let by_genre = pools(GENRES.len(), &|row, add| {
-            (0..GENRES.len()).filter(|genre| genres[row] & (1 << genre) != 0).for_each(add);
-        });
-        let by_cluster = pools(clusters, &|row, add| add(cluster[row] as usize));
-        let all = Pool::new((0..items as u32).collect(), |row| weight[row as usize]);
+        let pool = |rows: Vec<u32>| Pool::new(rows, |row| weight[row as usize]);
+        let has = |genre: usize| (0..items as u32).filter(|&row| genres[row as usize] & (1 << genre) != 0).collect();
+        let by_genre = (0..GENRES.len()).map(|genre| pool(has(genre))).collect();
+        let mut members: Vec<Vec<u32>> = vec![Vec::new(); clusters];
+        (0..).zip(&cluster).for_each(|(row, &cluster)| members[cluster as usize].push(row));
+        let by_cluster = members.into_iter().map(pool).collect();
+        let all = pool((0..items as u32).collect());
         let people = people(items, clusters);
         Catalogue { seed, genres, cluster, weight, quality, all, by_genre, by_cluster, main_genre, people }
     }

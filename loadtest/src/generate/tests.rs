@@ -68,7 +68,9 @@ fn items_that_go_together_are_met_together_about_as_often_as_real_ones() {
     let members: Vec<usize> = (0..made.people.len()).filter(|user| made.people.history(*user).len() >= 20).collect();
     let mut users: Vec<std::collections::HashSet<usize>> = vec![Default::default(); 2_000];
     for &user in &members {
-        made.people.history(user).iter().for_each(|event| drop(users[event.item as usize].insert(user)));
+        for event in made.people.history(user) {
+            users[event.item as usize].insert(user);
+        }
     }
     let popular: Vec<usize> = (0..2_000).filter(|&item| users[item].len() * 12 >= members.len()).collect();
     let lift = |a: usize, b: usize| {

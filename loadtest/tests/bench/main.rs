@@ -1,5 +1,7 @@
 //! The benchmarks at the size of a test: the same code, the same checks, a few hundred items.
 
+#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+
 mod ranker;
 
 use std::path::Path;
