@@ -173,8 +173,10 @@ impl Admission {
             self.empty_at = Some(now);
         }
         let is_late = ticket.deadline.is_some_and(|deadline| now >= deadline);
-        // Twice the bound: what was let in by an estimate is not thrown out for a small error of it.
-        if is_late || now.saturating_duration_since(ticket.arrived) > 2 * self.wait_limit(now) {
+        // Twice the bound: what was let in by an estimate is not thrown out for a small error of it; and only where others
+        // wait behind it, whom it would hold up.
+        let waited = now.saturating_duration_since(ticket.arrived);
+        if is_late || (self.waiting > 0 && waited > 2 * self.wait_limit(now)) {
             return Err(Refusal::Expired);
         }
         self.running += 1;
@@ -261,7 +263,10 @@ mod tests {
         let ticket = ask(&mut admission, now, 50 * MS).unwrap();
         assert_eq!(admission.start(ticket, now + 50 * MS).unwrap_err(), Refusal::Expired);
         let ticket = admission.arrive(Kind::Recommend, None, now).unwrap();
-        assert!(admission.start(ticket, now + 399 * MS).is_ok(), "nothing waits behind it: no overload");
+        assert!(admission.start(ticket, now + 900 * MS).is_ok(), "nobody waits behind it");
+        let ticket = admission.arrive(Kind::Recommend, None, now).unwrap();
+        let _behind = admission.arrive(Kind::Recommend, None, now).unwrap();
+        assert_eq!(admission.start(ticket, now + 900 * MS).unwrap_err(), Refusal::Expired);
     }
 
     #[test]

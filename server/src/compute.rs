@@ -20,8 +20,9 @@ use crate::telemetry::Metrics;
 /// How much threads that compute give way to those that do I/O: about a third of their share, as Linux weighs it.
 const NICENESS: i32 = 5;
 
-/// Told whether it may run; gives whether anybody still waited for it.
-type Job = Box<dyn FnOnce(Result<(), Refusal>) -> bool + Send>;
+/// Told whether it may run; gives what answers the caller, `None` when nobody waited for it any more.
+type Job = Box<dyn FnOnce(Result<(), Refusal>) -> Option<Reply> + Send>;
+type Reply = Box<dyn FnOnce() + Send>;
 
 /// The pool. Dropping it ends the threads when the queue is empty.
 pub struct Pool {
@@ -114,13 +115,15 @@ impl Pool {
                     return Err(self.refused(refusal));
                 }
             };
-            let job = move |may_run: Result<(), Refusal>| {
+            let job = move |may_run: Result<(), Refusal>| -> Option<Reply> {
                 if reply.is_closed() {
-                    return false;
+                    return None;
                 }
                 let waited = arrived.elapsed();
                 let done = may_run.map(|()| catch_unwind(AssertUnwindSafe(job)).map(|value| Done { value, waited }));
-                reply.send(done).is_ok()
+                Some(Box::new(move || {
+                    let _left_meanwhile = reply.send(done);
+                }))
             };
             state.jobs.push_back((ticket, Box::new(job)));
         }
@@ -184,12 +187,18 @@ fn work(shared: &Shared) {
             let started = Instant::now();
             let may_run = state.admission.start(ticket, started);
             drop(state);
-            let is_run = job(may_run);
+            let reply = job(may_run);
             state = shared.state();
             if may_run.is_ok() {
                 // What nobody waited for was not run: it says nothing of how long such work takes.
-                let took = is_run.then(|| started.elapsed());
+                let took = reply.is_some().then(|| started.elapsed());
                 state.admission.finish(ticket, took);
+            }
+            // Only now: who asks again at once must not find this still running.
+            if let Some(reply) = reply {
+                drop(state);
+                reply();
+                state = shared.state();
             }
         } else if state.closed {
             return;
