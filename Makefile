@@ -80,6 +80,10 @@ bench-memory: models/.venv/stamp ## Start-up and resident memory of several size
 bench-index: ## Our index beside hnswlib and usearch, same vectors, one run; SIZE=1000000 takes many minutes
 	@bash loadtest/peers/index/run.sh $(or $(SIZE),100000)
 
+.PHONY: bench-floor
+bench-floor: ## Server CPU of a cached answer beside a bare tonic echo of the same slate
+	@bash loadtest/floor.sh
+
 ##@ At full size
 
 .PHONY: kill-test

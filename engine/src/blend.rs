@@ -3,9 +3,8 @@
 //! The blend score of an item is the sum over the variant's sources of weight x (score / best score of that source
 //! for this moment), so it does not depend on the other candidates. Which item survives the candidate limit does.
 
-use rustc_hash::FxHashMap;
-
 use crate::moment::Moment;
+use crate::scratch::Slots;
 use crate::source::{Answer, RANKS_MAX, SOURCES};
 use crate::types::{Row, SourceHits, SourcePlan};
 
@@ -20,10 +19,10 @@ pub(crate) struct Candidate {
 #[derive(Debug, Default)]
 pub(crate) struct Candidates {
     pub(crate) items: Vec<Candidate>,
-    /// For each candidate and each of [`SOURCES`]: score / best; NaN when unknown.
-    pub(crate) scores: Vec<f32>,
-    /// For each candidate and each of [`SOURCES`]: zero-based rank among open items; `u32::MAX` when below the ranks.
-    pub(crate) ranks: Vec<u32>,
+    /// For each of [`SOURCES`] and each candidate: score / best; NaN when unknown.
+    scores: Vec<f32>,
+    /// For each of [`SOURCES`] and each candidate: zero-based rank among open items; `u32::MAX` when below the ranks.
+    ranks: Vec<u32>,
     /// The hits of each source of the variant: (index in [`SOURCES`], rows best first).
     pub(crate) hits: Vec<(usize, Vec<Row>)>,
     /// Candidates before the limit.
@@ -58,43 +57,66 @@ impl Candidates {
         if moment.query.candidates.is_none() {
             top_up(moment, answers, &mut rows, &mut hits);
         }
-        let found = rows.len();
-        let mut candidates = Candidates { hits, found, ..Candidates::default() };
-        candidates.items = rows.iter().map(|&row| Candidate { row, blend: blend(row, answers, &plans) }).collect();
+        let mut candidates = Candidates { hits, found: rows.len(), ..Candidates::default() };
+        candidates.blend(&rows, answers, &plans);
         // Candidates that the caller brings are bounded by the caller; none of them is dropped unranked.
         if moment.query.candidates.is_none() {
             candidates.limit(moment.query.variant.candidates_max_items);
         }
-        candidates.gather(answers);
+        candidates.gather(moment, answers);
         candidates
+    }
+
+    /// Rows become candidates with their blend scores; the variant's sources get their columns.
+    fn blend(&mut self, rows: &[Row], answers: &[Option<Answer<'_>>], plans: &[(usize, SourcePlan)]) {
+        self.scores = vec![f32::NAN; rows.len() * SOURCES.len()];
+        // As `sum` of nothing: the bits of a score are those of a sum over the known parts.
+        let mut blend = vec![[0.0_f32; 0].iter().sum::<f32>(); rows.len()];
+        for &(source, plan) in plans {
+            let Some(answer) = &answers[source] else { continue };
+            let column = &mut self.scores[source * rows.len()..][..rows.len()];
+            answer.shares(rows, column);
+            for (sum, share) in blend.iter_mut().zip(column).filter(|(_, share)| share.is_finite()) {
+                *sum += plan.weight * *share;
+            }
+        }
+        self.items = rows.iter().zip(blend).map(|(&row, blend)| Candidate { row, blend }).collect();
     }
 
     /// Keeps the best by blend score.
     fn limit(&mut self, max: usize) {
-        let max = max.max(1);
-        if self.items.len() > max {
-            let order = |a: &Candidate, b: &Candidate| b.blend.total_cmp(&a.blend).then(a.row.cmp(&b.row));
-            self.items.select_nth_unstable_by(max - 1, order);
-            self.cut = self.items.split_off(max).into_iter().map(|candidate| candidate.row).collect();
-            self.items.sort_unstable_by_key(|candidate| candidate.row);
+        let (max, all) = (max.max(1), self.items.len());
+        if all <= max {
+            return;
         }
+        let mut order: Vec<usize> = (0..all).collect();
+        let items = &self.items;
+        let better = |a: &usize, b: &usize| items[*b].blend.total_cmp(&items[*a].blend).then(a.cmp(b));
+        order.select_nth_unstable_by(max - 1, better);
+        self.cut = order.split_off(max).into_iter().map(|at| items[at].row).collect();
+        order.sort_unstable();
+        self.items = order.iter().map(|&at| items[at]).collect();
+        self.scores = self.scores.chunks_exact(all).flat_map(|column| order.iter().map(|&at| column[at])).collect();
     }
 
-    /// Fills scores and ranks.
-    fn gather(&mut self, answers: &[Option<Answer<'_>>]) {
-        let width = SOURCES.len();
-        let place: FxHashMap<Row, usize> = self.items.iter().enumerate().map(|(at, item)| (item.row, at)).collect();
-        self.scores = vec![f32::NAN; self.items.len() * width];
-        self.ranks = vec![NO_RANK; self.items.len() * width];
+    /// Fills the other sources' scores, and all ranks.
+    fn gather(&mut self, moment: &Moment<'_>, answers: &[Option<Answer<'_>>]) {
+        let (rows, len): (Vec<Row>, usize) = (self.items.iter().map(|item| item.row).collect(), self.items.len());
+        let mut place = Slots::empty(moment.world.rows());
+        for &row in &rows {
+            place.insert(row);
+        }
+        self.ranks = vec![NO_RANK; len * SOURCES.len()];
+        let planned = &moment.query.variant.sources;
         for (source, answer) in answers.iter().enumerate() {
             let Some(answer) = answer else { continue };
-            let best = answer.best();
-            for (at, item) in self.items.iter().enumerate() {
-                self.scores[at * width + source] = (answer.score)(item.row) / best;
+            if !planned.contains_key(SOURCES[source].name) {
+                answer.shares(&rows, &mut self.scores[source * len..][..len]);
             }
+            let ranks = &mut self.ranks[source * len..][..len];
             for (rank, hit) in (0..).zip(answer.ranked.iter().take(RANKS_MAX)) {
-                if let Some(&at) = place.get(&hit.row) {
-                    self.ranks[at * width + source] = rank;
+                if let Some(at) = place.get(hit.row) {
+                    ranks[at] = rank;
                 }
             }
         }
@@ -102,12 +124,17 @@ impl Candidates {
 
     /// Score / best of a candidate by a source.
     pub(crate) fn score(&self, candidate: usize, source: usize) -> f32 {
-        self.scores[candidate * SOURCES.len() + source]
+        self.scores_of(source)[candidate]
     }
 
-    /// Zero-based rank of a candidate by a source, or [`NO_RANK`].
-    pub(crate) fn rank(&self, candidate: usize, source: usize) -> u32 {
-        self.ranks[candidate * SOURCES.len() + source]
+    /// Score / best of every candidate by a source.
+    pub(crate) fn scores_of(&self, source: usize) -> &[f32] {
+        &self.scores[source * self.items.len()..][..self.items.len()]
+    }
+
+    /// Zero-based rank of every candidate by a source, or [`NO_RANK`].
+    pub(crate) fn ranks_of(&self, source: usize) -> &[u32] {
+        &self.ranks[source * self.items.len()..][..self.items.len()]
     }
 }
 
@@ -118,7 +145,7 @@ fn top_up(moment: &Moment<'_>, answers: &[Option<Answer<'_>>], rows: &mut Vec<Ro
     let popular = hits.iter_mut().find(|(source, _)| SOURCES[*source].name == "popular");
     let Some((source, popular)) = popular.filter(|_| lacking > 0) else { return };
     let Some(answer) = answers[*source].as_ref() else { return };
-    let more = (answer.search)(lacking, &|row| moment.is_eligible(row) && rows.binary_search(&row).is_err());
+    let more = answer.evidence.search(lacking, &|row| moment.is_eligible(row) && rows.binary_search(&row).is_err());
     popular.extend(more.iter().map(|hit| hit.row));
     rows.extend(more.into_iter().map(|hit| hit.row));
     rows.sort_unstable();
@@ -128,13 +155,4 @@ fn top_up(moment: &Moment<'_>, answers: &[Option<Answer<'_>>], rows: &mut Vec<Ro
 pub(crate) fn plans(moment: &Moment<'_>) -> impl Iterator<Item = (usize, SourcePlan)> {
     let planned = &moment.query.variant.sources;
     SOURCES.iter().enumerate().filter_map(move |(at, source)| planned.get(source.name).map(|&plan| (at, plan)))
-}
-
-fn blend(row: Row, answers: &[Option<Answer<'_>>], plans: &[(usize, SourcePlan)]) -> f32 {
-    let part = |&(source, plan): &(usize, SourcePlan)| {
-        let answer = answers[source].as_ref()?;
-        let share = (answer.score)(row) / answer.best();
-        share.is_finite().then_some(plan.weight * share)
-    };
-    plans.iter().filter_map(part).sum()
 }

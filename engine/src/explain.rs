@@ -167,6 +167,9 @@ impl Explainer<'_, '_> {
         } else if hits == 0 && !moment.request.is_open() {
             "filter:request: no item that any source knows passes the filter, the exclusions and earlier pages"
                 .to_owned()
+        } else if hits == 0 && plans(moment).all(|(source, _)| self.answers[source].is_none()) {
+            "retrieval: the bundle that serves holds nothing that the variant's sources need; is there one yet?"
+                .to_owned()
         } else if hits == 0 {
             "retrieval: no source of the variant found an item that is available and not seen".to_owned()
         } else {

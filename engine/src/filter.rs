@@ -22,12 +22,12 @@ pub(crate) const FILTERS: [(&str, Keeps); 4] = [
 
 /// The item exists, is not hidden, and the moment lies within its window.
 pub(crate) fn availability(moment: &Moment<'_>, row: Row) -> bool {
-    moment.world.get(row).is_some_and(|found| found.item.is_available(moment.available_at))
+    moment.world.is_available(row, moment.available_at)
 }
 
 /// The user has not seen it (or the query does not mind).
 pub(crate) fn seen(moment: &Moment<'_>, row: Row) -> bool {
-    moment.query.include_seen || !moment.seen.contains(&row)
+    moment.query.include_seen || !moment.has_seen(row)
 }
 
 /// What the query itself asks for.

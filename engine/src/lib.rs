@@ -18,6 +18,7 @@ mod order;
 pub mod profile;
 pub mod rank;
 pub mod recommend;
+mod scratch;
 mod source;
 pub mod types;
 pub mod world;

@@ -101,7 +101,7 @@ impl Engine {
         observer(Stage::Retrieve);
         let candidates = Candidates::new(&moment, &answers, remote);
         observer(Stage::Blend);
-        let features = uses_features(&moment).then(|| feature::matrix(&moment, &candidates));
+        let features = moment.uses_features().then(|| feature::matrix(&moment, &candidates));
         observer(Stage::Features);
         let scored = order::order(&moment, &candidates, features.as_deref());
         observer(Stage::Rank);
@@ -110,21 +110,19 @@ impl Engine {
         slate
     }
 
-    /// Asks every source by itself, and nothing else: for benchmarks and tests. For each source in turn, `observer` hears
-    /// an empty name when the moment is there and then the source's name with its hits: as many as the variant plans,
-    /// or all that it ranks.
+    /// Asks some sources, and nothing else: for benchmarks and tests. `observer` hears an empty name when the moment is
+    /// there, and then each source's name with its hits: as many as the variant plans, or all that it ranks. What several
+    /// sources share is computed by the first one that needs it.
     pub fn probe(
         &self,
-        query: &Query,
-        profile: &Profile,
-        world: &World,
+        (query, profile, world): (&Query, &Profile, &World),
+        sources: &[&str],
         observer: &mut dyn FnMut(&'static str, &[Hit]),
     ) {
-        for source in SOURCES {
-            let moment = Moment::new(query, profile, world, &self.bundle);
-            observer("", &[]);
-            let answer = (source.ask)(&moment);
-            let hits = answer.map(|mut answer| match query.variant.sources.get(source.name) {
+        let moment = Moment::new(query, profile, world, &self.bundle);
+        observer("", &[]);
+        for source in SOURCES.iter().filter(|source| sources.contains(&source.name)) {
+            let hits = (source.ask)(&moment).map(|mut answer| match query.variant.sources.get(source.name) {
                 Some(&plan) => answer.hits(&moment, plan),
                 None => std::mem::take(&mut answer.ranked),
             });
@@ -162,14 +160,9 @@ fn similar_variant() -> Variant {
     }
 }
 
-/// Whether this request needs the feature matrix, and with it the evidence of every source.
-fn uses_features(moment: &Moment<'_>) -> bool {
-    moment.query.record.rows || (moment.query.variant.ranker && moment.bundle.ranker().is_some())
-}
-
 /// Asks the sources: those of the variant, or all where features read them.
 fn retrieve<'m>(moment: &'m Moment<'m>) -> Vec<Option<Answer<'m>>> {
-    let all = uses_features(moment);
+    let all = moment.uses_features();
     let planned = &moment.query.variant.sources;
     let ask = |source: &crate::source::Source| {
         if all || planned.contains_key(source.name) { (source.ask)(moment) } else { None }

@@ -3,6 +3,7 @@
 //! A closed loop: each worker sends its next request when the last one is answered, so a slow server is asked less and
 //! its latencies look better than a user's would. Fit for correctness runs; the open-loop tool comes with the load tests.
 
+mod echo;
 mod mix;
 mod numbers;
 mod report;
@@ -35,21 +36,30 @@ enum Command {
     VerifyEvents(stream::VerifyArgs),
     /// Makes a synthetic catalogue with users: files to import, trained models, feature rows.
     Generate(generate::Args),
+    /// A bare server that answers every Recommend with one slate.
+    Echo(echo::EchoArgs),
+    /// Server CPU of a cached answer beside that of a bare echo of the same slate.
+    Floor(echo::FloorArgs),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = tokio::runtime::Runtime::new().context("starting the runtime").and_then(|runtime| {
         runtime.block_on(async {
-            if let Command::Generate(args) = &cli.command {
-                return generate::run(args, &mut |doing| report::say(&format!("generate: {doing}")));
-            }
+            let command = match cli.command {
+                Command::Echo(args) => return echo::serve(args).await,
+                Command::Floor(args) => return echo::floor(args).await,
+                Command::Generate(args) => {
+                    return generate::run(&args, &mut |doing| report::say(&format!("generate: {doing}")));
+                }
+                command => command,
+            };
             let channel = connect(&cli.address).await?;
-            match cli.command {
+            match command {
                 Command::Mix(args) => mix::run(channel, args).await,
                 Command::StreamEvents(args) => stream::run(channel, args).await,
                 Command::VerifyEvents(args) => stream::verify(channel, args).await,
-                Command::Generate(_) => unreachable!("it needs no server and is done"),
+                Command::Echo(_) | Command::Floor(_) | Command::Generate(_) => unreachable!("they are done"),
             }
         })
     });

@@ -22,13 +22,32 @@ pub mod encoded {
 /// The compiled protos (a `FileDescriptorSet`), for the reflection service.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
-/// A message that is encoded already. It can only be sent: decoding into it skips everything.
+/// A message that is encoded already, in two parts, so that many can share the first. It can only be sent: decoding into
+/// it skips everything.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Encoded(pub Bytes);
+pub struct Encoded {
+    /// The fields.
+    pub body: Bytes,
+    /// Further fields; of a singular one the last counts.
+    pub tail: Bytes,
+}
+
+impl From<Bytes> for Encoded {
+    fn from(body: Bytes) -> Encoded {
+        Encoded { body, tail: Bytes::new() }
+    }
+}
+
+impl From<Vec<u8>> for Encoded {
+    fn from(body: Vec<u8>) -> Encoded {
+        Encoded::from(Bytes::from(body))
+    }
+}
 
 impl Message for Encoded {
     fn encode_raw(&self, buffer: &mut impl BufMut) {
-        buffer.put_slice(&self.0);
+        buffer.put_slice(&self.body);
+        buffer.put_slice(&self.tail);
     }
 
     fn merge_field(
@@ -42,11 +61,11 @@ impl Message for Encoded {
     }
 
     fn encoded_len(&self) -> usize {
-        self.0.len()
+        self.body.len() + self.tail.len()
     }
 
     fn clear(&mut self) {
-        self.0.clear();
+        *self = Encoded::default();
     }
 }
 
@@ -57,7 +76,7 @@ mod tests {
     #[test]
     fn an_encoded_message_is_sent_as_it_is() {
         let plain = v1::RecommendResponse { slate_id: "s".to_owned(), ..Default::default() }.encode_to_vec();
-        assert_eq!(Encoded(plain.clone().into()).encode_to_vec(), plain);
+        assert_eq!(Encoded::from(plain.clone()).encode_to_vec(), plain);
     }
 
     #[test]

@@ -14,9 +14,10 @@ use marquee_engine::types::{
 };
 use sha2::{Digest, Sha256};
 
+use crate::admission;
 use crate::cache::{self, Memory};
 use crate::clock::Clock;
-use crate::compute::Pool;
+use crate::compute::{Done, Pool};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::events::quarantine;
@@ -24,7 +25,7 @@ use crate::ids::Ids;
 use crate::profile::Profiles;
 use crate::serving::{Live, Serving};
 use crate::slate_log::{LoggedQuery, SlateLog};
-use crate::store::{Erased, SlateRecord, SlateRecordItem, SlateRows, Store, UserKey};
+use crate::store::{Erased, Repeat, SlateRecord, SlateRecordItem, SlateRows, Store, UserKey};
 use crate::telemetry::Metrics;
 use crate::token::Page;
 
@@ -64,10 +65,14 @@ pub struct Ask {
     pub page_token: String,
     /// Rank anew.
     pub bypass_cache: bool,
-    /// Hash of everything that is asked but the count and the page; see [`Kind::Recommend`].
-    pub question: [u8; 16],
+    /// Everything that is asked but the count and the page, as bytes; see [`Kind::Recommend`].
+    pub question: Vec<u8>,
     /// When the caller stops waiting.
     pub deadline: Option<Instant>,
+    /// When the call arrived, and when this question was made of it.
+    pub received: Option<Instant>,
+    /// The latter.
+    pub decoded: Instant,
 }
 
 /// What kind of slate.
@@ -135,12 +140,19 @@ pub struct Reply {
     pub body: Bytes,
     /// The attribution token.
     pub slate_id: String,
-    /// The bundle that ranked; empty for none.
-    pub bundle_version: String,
-    /// The recipe.
-    pub variant: String,
+    /// What is told beside the body.
+    pub told: Told,
     /// How the cache took part.
     pub cache: CacheStatus,
+}
+
+/// What is told beside an answer; cheap to clone. UTF-8.
+#[derive(Debug, Clone)]
+pub struct Told {
+    /// The recipe.
+    pub variant: Bytes,
+    /// The bundle that ranked; empty for none.
+    pub bundle_version: Bytes,
 }
 
 /// Everything that answering needs.
@@ -183,15 +195,32 @@ impl Desk {
     pub async fn answer(&self, ask: Ask, encode: impl FnOnce(&Answer) -> Bytes) -> Result<Reply> {
         let situation = self.situation(&ask).await?;
         let lookup = self.lookup(&ask, &situation);
+        // What only a ranked answer needs is behind a pointer, so that a repeated one does not move it about.
         if let Some((key, state)) = &lookup
             && let Some(entry) = self.cache.get(key, *state, situation.now_ms)
         {
-            return Ok(self.repeat(&entry, situation.now_ms));
+            return Ok(self.repeat(entry, situation.now_ms));
         }
+        Box::pin(self.answer_ranked(ask, situation, lookup, encode)).await
+    }
+
+    async fn answer_ranked(
+        &self,
+        ask: Ask,
+        situation: Situation,
+        lookup: Option<(cache::Key, cache::State)>,
+        encode: impl FnOnce(&Answer) -> Bytes,
+    ) -> Result<Reply> {
         let cache = if lookup.is_some() { CacheStatus::Miss } else { CacheStatus::Bypass };
         let serving = situation.serving.clone();
         let (answer, record) = self.rank(&ask, situation, cache).await?;
+        let started = Instant::now();
         let body = encode(&answer);
+        let encoded = Instant::now();
+        let told = Told {
+            variant: Bytes::copy_from_slice(answer.variant.as_bytes()),
+            bundle_version: Bytes::copy_from_slice(answer.bundle_version.as_bytes()),
+        };
         if let Some((key, state)) = lookup
             && !answer.slate.degraded.iter().any(|part| part.what == EFFORT)
         {
@@ -200,13 +229,15 @@ impl Desk {
             let window = |item: &marquee_engine::types::SlateItem| serving.world.item(&item.id)?.available_until_ms;
             let ends = answer.slate.items.iter().filter_map(window);
             let expires_ms = ends.fold(record.now_ms.saturating_add(ttl_ms), i64::min);
-            let record = Arc::new(SlateRecord { rows: None, ..record.clone() });
-            self.cache.put(key, cache::Entry { state, expires_ms, body: body.clone(), record });
+            let ranked_id = answer.slate_id.as_str().into();
+            let entry = cache::Entry { state, expires_ms, body: body.clone(), ranked_id, told: told.clone() };
+            self.cache.put(key, entry);
         }
         self.slate_log.put(record);
         self.metrics.cache(cache.name());
-        let Answer { slate_id, bundle_version, variant, .. } = answer;
-        Ok(Reply { body, slate_id, bundle_version, variant, cache })
+        self.metrics.stage("encode", (encoded - started).as_secs_f64());
+        self.metrics.stage("record", encoded.elapsed().as_secs_f64());
+        Ok(Reply { body, slate_id: answer.slate_id, told, cache })
     }
 
     /// Ranks, past the cache: for kinds that are never repeated.
@@ -244,7 +275,10 @@ impl Desk {
 
     async fn situation(&self, ask: &Ask) -> Result<Situation> {
         let variant = self.variant(ask)?;
-        let page = Page::read(&ask.page_token, identity(ask), self.config.limits.page_depth_max_items)?;
+        let page = match ask.page_token.as_str() {
+            "" => Page::default(),
+            token => Page::read(token, identity(ask), self.config.limits.page_depth_max_items)?,
+        };
         let mut degraded = Vec::new();
         if let Some(seq) = ask.fresh
             && !self.live.reach(seq, self.fresh_wait(ask)).await
@@ -297,33 +331,31 @@ impl Desk {
             return None;
         }
         let bundle = &situation.serving.engine.bundle().manifest().version;
-        let mut hash = Sha256::new();
-        hash.update(ask.question);
-        hash.update((ask.count as u64).to_le_bytes());
-        for part in [&ask.page_token, bundle, &situation.variant.name] {
-            hash.update((part.len() as u64).to_le_bytes());
-            hash.update(part);
-        }
-        let question = hash.finalize()[..16].try_into().expect("sixteen of thirty-two bytes");
-        let user = ask.user.as_ref().map_or_else(|| "".into(), UserKey::as_arc);
+        let user = ask.user.as_ref().map_or("", UserKey::as_str);
+        let (count, variant) = ((ask.count as u64).to_le_bytes(), situation.variant.name.as_bytes());
+        let key =
+            cache::Key::new(user, &[&ask.question, &count, ask.page_token.as_bytes(), bundle.as_bytes(), variant]);
         let state =
             cache::State { profile: situation.profile.version, item_changes: situation.serving.world.item_changes() };
-        Some((cache::Key { user, question }, state))
+        Some((key, state))
     }
 
     /// The same ranking once more, under an id of its own.
-    fn repeat(&self, entry: &cache::Entry, now_ms: TimeMs) -> Reply {
+    fn repeat(&self, entry: cache::Entry, now_ms: TimeMs) -> Reply {
+        let cache::Entry { body, ranked_id, told, .. } = entry;
         let slate_id = self.ids.slate(now_ms);
-        let record = SlateRecord { slate_id: slate_id.clone(), now_ms, ..(*entry.record).clone() };
-        let (bundle_version, variant) = (record.bundle_version.clone(), record.variant.clone());
-        self.slate_log.put(record);
+        self.slate_log.repeat(Repeat { slate_id: slate_id.clone(), ranked_id, now_ms });
         self.metrics.cache(CacheStatus::Hit.name());
-        self.metrics.slate(&variant);
-        Reply { body: entry.body.clone(), slate_id, bundle_version, variant, cache: CacheStatus::Hit }
+        self.metrics.slate(std::str::from_utf8(&told.variant).unwrap_or_default());
+        Reply { body, slate_id, told, cache: CacheStatus::Hit }
     }
 
     async fn rank(&self, ask: &Ask, situation: Situation, cache: CacheStatus) -> Result<(Answer, SlateRecord)> {
         let Situation { serving, profile, variant, page, now_ms, mut degraded } = situation;
+        if let Some(received) = ask.received {
+            self.metrics.stage("decode", (ask.decoded - received).as_secs_f64());
+        }
+        self.metrics.stage("situation", ask.decoded.elapsed().as_secs_f64());
         let (effort, hurry) = self.effort(ask.deadline);
         degraded.extend(hurry);
         let depth_left = self.config.limits.page_depth_max_items.saturating_sub(page.shown.len());
@@ -353,7 +385,14 @@ impl Desk {
         let logged = LoggedQuery::new(&query, similar_to.clone());
         let variant = if similar_to.is_empty() { query.variant.name.clone() } else { "similar".to_owned() };
         let state = (serving.clone(), profile.clone());
-        let (mut slate, times) = self.pool.run(move || compute(&state.0, &state.1, &query, &similar_to)).await?;
+        let kind = match &ask.kind {
+            Kind::Recommend => admission::Kind::Recommend,
+            Kind::Rank { .. } => admission::Kind::Rank,
+            Kind::Similar { .. } => admission::Kind::Similar,
+        };
+        let job = move || compute(&state.0, &state.1, &query, &similar_to);
+        let Done { value: (mut slate, times), waited } = self.pool.run(kind, ask.deadline, job).await?;
+        self.metrics.stage("queue", waited.as_secs_f64());
         degraded.append(&mut slate.degraded);
         slate.degraded = degraded;
         self.observe(&slate, &times, &variant);
@@ -372,7 +411,9 @@ impl Desk {
     /// Less effort when little time is left, in steps so that it can be told and logged exactly.
     fn effort(&self, deadline: Option<Instant>) -> (f32, Option<Degradation>) {
         let full = Duration::from_millis(self.config.ranking.effort_full_ms);
-        let left = deadline.map_or(full, |deadline| deadline.saturating_duration_since(Instant::now()));
+        let left = deadline.map_or(full, |deadline| {
+            deadline.saturating_duration_since(Instant::now()).saturating_sub(self.pool.expected_wait())
+        });
         if left >= full {
             return (1.0, None);
         }
@@ -467,7 +508,7 @@ fn rows(rows: &Rows) -> SlateRows {
     }
 }
 
-/// What binds a page token to its question.
+/// What binds a page token to its question: the same in every process.
 fn identity(ask: &Ask) -> u64 {
-    u64::from_le_bytes(ask.question[..8].try_into().expect("eight of sixteen bytes"))
+    u64::from_le_bytes(Sha256::digest(&ask.question)[..8].try_into().expect("eight of thirty-two bytes"))
 }

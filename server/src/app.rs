@@ -98,7 +98,7 @@ impl App {
         let (slate_log, slate_writer) = SlateLog::start(&config.slate_log, store.clone(), metrics.clone());
         let started_ms = clock.now_ms();
         let desk = Desk {
-            pool: Pool::new(config.server.compute_threads, config.server.queue_max_requests)?,
+            pool: Pool::new(&config.server, metrics.clone())?,
             cache: Memory::new(config.cache.max_bytes),
             config: config.clone(),
             live: live.clone(),
@@ -160,7 +160,11 @@ impl App {
             servers.shutdown().await;
         }
         background.shutdown().await;
-        parts.desk.slate_log.flush().await;
+        // A store that hangs must not hold the process: what the slate log loses then, it would lose anyway.
+        let flush = parts.desk.slate_log.flush();
+        if tokio::time::timeout(Duration::from_millis(server.drain_ms), flush).await.is_err() {
+            tracing::warn!("the slate log could not be written in time");
+        }
         slate_writer.abort();
         store.close().await;
         outcome

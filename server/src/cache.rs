@@ -7,23 +7,39 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use lru::LruCache;
-use marquee_engine::types::{Seq, TimeMs, id_hash};
+use marquee_engine::types::{Seq, TimeMs};
 
-use crate::store::SlateRecord;
+use crate::answer::Told;
 
 const SHARDS: usize = 16;
-/// What an entry costs beside its body: key, header, list nodes. An estimate.
-const OVERHEAD_BYTES: usize = 1_024;
-/// What an item of its slate record costs. An estimate.
-const ITEM_BYTES: usize = 64;
+/// What an entry costs beside its body and key: header, ids, list nodes. An estimate.
+const OVERHEAD_BYTES: usize = 512;
 
-/// Who asked, and a hash of everything in the question that can change its answer, bundle and variant included.
+/// Who asked and everything in the question that can change its answer, bundle and variant included; byte for byte, so
+/// that no two questions share an answer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Key {
-    /// The user's key; empty for an unknown visitor.
-    pub user: Arc<str>,
-    /// The question.
-    pub question: [u8; 16],
+    bytes: Box<[u8]>,
+    /// How many of them are the user's key.
+    user: usize,
+}
+
+impl Key {
+    /// From the user's key (empty for an unknown visitor) and the parts of the question.
+    pub fn new(user: &str, parts: &[&[u8]]) -> Key {
+        let length = user.len() + parts.iter().map(|part| size_of::<u64>() + part.len()).sum::<usize>();
+        let mut bytes = Vec::with_capacity(length);
+        bytes.extend_from_slice(user.as_bytes());
+        for part in parts {
+            bytes.extend_from_slice(&(part.len() as u64).to_le_bytes());
+            bytes.extend_from_slice(part);
+        }
+        Key { bytes: bytes.into(), user: user.len() }
+    }
+
+    fn user(&self) -> &[u8] {
+        &self.bytes[..self.user]
+    }
 }
 
 /// The state that an answer was ranked for. Any difference is a miss.
@@ -44,8 +60,10 @@ pub struct Entry {
     pub expires_ms: TimeMs,
     /// The encoded answer.
     pub body: Bytes,
-    /// What the slate log keeps of it.
-    pub record: Arc<SlateRecord>,
+    /// The slate's own id: what a repeated answer points to in the log.
+    pub ranked_id: Arc<str>,
+    /// What was told beside the body.
+    pub told: Told,
 }
 
 /// Slates in this process's memory.
@@ -74,7 +92,7 @@ impl Memory {
 
     /// The answer to that question, if it is still the answer.
     pub fn get(&self, key: &Key, state: State, now_ms: TimeMs) -> Option<Entry> {
-        let mut shard = self.shard(&key.user);
+        let mut shard = self.shard(key.user());
         let entry = shard.entries.get(key)?;
         if entry.state == state && now_ms < entry.expires_ms {
             return Some(entry.clone());
@@ -90,7 +108,7 @@ impl Memory {
         if bytes > self.shard_max_bytes {
             return;
         }
-        let mut shard = self.shard(&key.user);
+        let mut shard = self.shard(key.user());
         shard.remove(&key);
         shard.bytes += bytes;
         shard.entries.put(key, entry);
@@ -102,9 +120,9 @@ impl Memory {
 
     /// Drops all slates of one user.
     pub fn purge_user(&self, user: &str) {
-        let mut shard = self.shard(user);
+        let mut shard = self.shard(user.as_bytes());
         let keys: Vec<Key> =
-            shard.entries.iter().map(|(key, _)| key).filter(|key| &*key.user == user).cloned().collect();
+            shard.entries.iter().map(|(key, _)| key).filter(|key| key.user() == user.as_bytes()).cloned().collect();
         for key in keys {
             shard.remove(&key);
         }
@@ -119,8 +137,10 @@ impl Memory {
         }
     }
 
-    fn shard(&self, user: &str) -> MutexGuard<'_, Shard> {
-        let shard = &self.shards[(id_hash(user) % SHARDS as u64) as usize];
+    fn shard(&self, user: &[u8]) -> MutexGuard<'_, Shard> {
+        // Any spread will do, and the ends of ids differ most.
+        let hash = user.iter().rev().take(8).fold(0_u64, |hash, byte| hash.rotate_left(5) ^ u64::from(*byte));
+        let shard = &self.shards[(hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 60) as usize % SHARDS];
         shard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -134,7 +154,7 @@ impl Shard {
 }
 
 fn cost(key: &Key, entry: &Entry) -> usize {
-    OVERHEAD_BYTES + key.user.len() + entry.body.len() + entry.record.items.len() * ITEM_BYTES
+    OVERHEAD_BYTES + key.bytes.len() + entry.body.len()
 }
 
 #[cfg(test)]
@@ -144,11 +164,12 @@ mod tests {
     const NOW: State = State { profile: 3, item_changes: 1 };
 
     fn key(user: &str, question: u8) -> Key {
-        Key { user: user.into(), question: [question; 16] }
+        Key::new(user, &[&[question], b"rest"])
     }
 
     fn entry(bytes: usize) -> Entry {
-        Entry { state: NOW, expires_ms: 100, body: vec![7; bytes].into(), record: Arc::default() }
+        let told = Told { variant: Bytes::new(), bundle_version: Bytes::new() };
+        Entry { state: NOW, expires_ms: 100, body: vec![7; bytes].into(), ranked_id: "r".into(), told }
     }
 
     #[test]
@@ -171,18 +192,24 @@ mod tests {
 
     #[test]
     fn bytes_are_bounded_and_the_oldest_go_first() {
-        let cache = Memory::new((SHARDS * 8_000) as u64);
+        let cache = Memory::new((SHARDS * 5_000) as u64);
         for question in 0..100 {
             cache.put(key("u:a", question), entry(1_000));
         }
-        let shard = cache.shard("u:a");
-        // Three entries of 2,027 bytes each, what they cost beside their body included.
-        assert!(shard.bytes <= 8_000 && shard.entries.len() == 3);
+        let shard = cache.shard(b"u:a");
+        // Three entries of 1,536 bytes each, what they cost beside their body included.
+        assert!(shard.bytes <= 5_000 && shard.entries.len() == 3);
         drop(shard);
         assert!(cache.get(&key("u:a", 99), NOW, 5).is_some());
         assert!(cache.get(&key("u:a", 0), NOW, 5).is_none());
         cache.put(key("u:a", 100), entry(9_000));
         assert!(cache.get(&key("u:a", 100), NOW, 5).is_none(), "larger than its shard");
+    }
+
+    #[test]
+    fn parts_of_a_key_do_not_run_into_each_other() {
+        assert_ne!(Key::new("u:a", &[b"bc", b"d"]), Key::new("u:a", &[b"b", b"cd"]));
+        assert_ne!(Key::new("u:a", &[]), Key::new("u:", &[b"a"]));
     }
 
     #[test]

@@ -1,18 +1,28 @@
 //! The threads that compute slates: a fixed number of their own, behind a bounded queue.
 //!
-//! Ranking never runs on the I/O threads. When the queue is full, a request is refused at once; a job that panics
-//! costs one request and nothing else. Must not know what it computes.
+//! Ranking never runs on the I/O threads, and where the system lets us it gives way to them: an answer that takes
+//! milliseconds must not hold up one that takes microseconds. What cannot be done in time is refused (`admission`); a
+//! job that panics costs one request and nothing else. Must not know what it computes.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use crate::admission::{Admission, Kind, Limits, Refusal, Ticket};
+use crate::config;
 use crate::error::{Error, Result};
+use crate::telemetry::Metrics;
 
-type Job = Box<dyn FnOnce() + Send>;
+/// How much threads that compute give way to those that do I/O: about a third of their share, as Linux weighs it.
+const NICENESS: i32 = 5;
+
+/// Told whether it may run; gives what answers the caller, `None` when nobody waited for it any more.
+type Job = Box<dyn FnOnce(Result<(), Refusal>) -> Option<Reply> + Send>;
+type Reply = Box<dyn FnOnce() + Send>;
 
 /// The pool. Dropping it ends the threads when the queue is empty.
 pub struct Pool {
@@ -23,30 +33,51 @@ pub struct Pool {
 struct Shared {
     state: Mutex<State>,
     wake: Condvar,
+    metrics: Arc<Metrics>,
     queue_max_requests: usize,
 }
 
-#[derive(Default)]
 struct State {
-    jobs: VecDeque<Job>,
+    jobs: VecDeque<(Ticket, Job)>,
+    admission: Admission,
     closed: bool,
 }
 
+/// What a job gave, and how long it waited for its thread.
+#[derive(Debug)]
+pub struct Done<T> {
+    /// What it gave.
+    pub value: T,
+    /// From its arrival to its start.
+    pub waited: Duration,
+}
+
 impl Pool {
-    /// `threads` threads (0 is one for each core); `queue_max_requests` jobs may wait for one.
+    /// As many threads as the config says (0 is one for each core), with its bounds on what waits.
     ///
     /// # Errors
     /// The system gives no more threads.
-    pub fn new(threads: usize, queue_max_requests: usize) -> std::io::Result<Pool> {
-        let threads = match threads {
+    pub fn new(server: &config::Server, metrics: Arc<Metrics>) -> std::io::Result<Pool> {
+        let threads = match server.compute_threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
         };
-        let shared = Arc::new(Shared { state: Mutex::default(), wake: Condvar::new(), queue_max_requests });
+        let admission = Admission::new(Limits {
+            threads,
+            queue_max: server.queue_max_requests,
+            wait_max: Duration::from_millis(server.queue_wait_max_ms),
+            wait_overload: Duration::from_millis(server.queue_wait_overload_ms),
+        });
+        let state = Mutex::new(State { jobs: VecDeque::new(), admission, closed: false });
+        let queue_max_requests = server.queue_max_requests;
+        let shared = Arc::new(Shared { state, wake: Condvar::new(), metrics, queue_max_requests });
         let threads = (0..threads)
             .map(|number| {
                 let shared = shared.clone();
-                std::thread::Builder::new().name(format!("compute-{number}")).spawn(move || work(&shared))
+                std::thread::Builder::new().name(format!("compute-{number}")).spawn(move || {
+                    give_way();
+                    work(&shared);
+                })
             })
             .collect::<std::io::Result<_>>()?;
         Ok(Pool { shared, threads })
@@ -57,40 +88,74 @@ impl Pool {
         self.threads.len()
     }
 
+    /// How long a job that arrives now would wait.
+    pub fn expected_wait(&self) -> Duration {
+        self.shared.state().admission.expected_wait()
+    }
+
     /// Runs `job` on one of the threads. If the caller gives up while it waits in the queue, it is not run.
     ///
     /// # Errors
-    /// `ResourceExhausted` when the queue is full, `Internal` when the job panics.
-    pub async fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    /// `ResourceExhausted` when it cannot be done before `deadline` or in the time that anything may wait, or when the
+    /// queue is full; `Internal` when the job panics.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        kind: Kind,
+        deadline: Option<Instant>,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<Done<T>> {
         let (reply, answer) = oneshot::channel();
+        let arrived = Instant::now();
         {
-            let mut state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
-            if state.jobs.len() >= self.shared.queue_max_requests {
-                let most = self.shared.queue_max_requests;
-                return Err(Error::ResourceExhausted(format!(
-                    "server.queue_max_requests ({most}) requests are waiting"
-                )));
-            }
-            state.jobs.push_back(Box::new(move || {
-                if reply.is_closed() {
-                    return;
+            let mut state = self.shared.state();
+            let ticket = match state.admission.arrive(kind, deadline, arrived) {
+                Ok(ticket) => ticket,
+                Err(refusal) => {
+                    drop(state);
+                    return Err(self.refused(refusal));
                 }
-                let result = catch_unwind(AssertUnwindSafe(job));
-                let _ = reply.send(result);
-            }));
+            };
+            let job = move |may_run: Result<(), Refusal>| -> Option<Reply> {
+                if reply.is_closed() {
+                    return None;
+                }
+                let waited = arrived.elapsed();
+                let done = may_run.map(|()| catch_unwind(AssertUnwindSafe(job)).map(|value| Done { value, waited }));
+                Some(Box::new(move || {
+                    let _left_meanwhile = reply.send(done);
+                }))
+            };
+            state.jobs.push_back((ticket, Box::new(job)));
         }
         self.shared.wake.notify_one();
         match answer.await {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(panic)) => Err(Error::internal("computing a slate", message(panic.as_ref()))),
+            Ok(Ok(Ok(done))) => Ok(done),
+            Ok(Ok(Err(panic))) => Err(Error::internal("computing a slate", message(panic.as_ref()))),
+            Ok(Err(refusal)) => Err(self.refused(refusal)),
             Err(_) => Err(Error::internal("computing a slate", "the pool is closed")),
         }
+    }
+
+    fn refused(&self, refusal: Refusal) -> Error {
+        self.shared.metrics.shed(refusal.name());
+        let most = self.shared.queue_max_requests;
+        Error::ResourceExhausted(match refusal {
+            Refusal::QueueFull => format!("server.queue_max_requests ({most}) requests are waiting; try again later"),
+            Refusal::Deadline => "too busy to answer before the deadline; try again later".to_owned(),
+            Refusal::Wait | Refusal::Expired => "too many requests are waiting; try again later".to_owned(),
+        })
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
+        self.shared.state().closed = true;
         self.shared.wake.notify_all();
         for thread in self.threads.drain(..) {
             // The last owner may be one of the threads themselves; a thread cannot wait for its own end.
@@ -101,13 +166,40 @@ impl Drop for Pool {
     }
 }
 
+/// A system that does not let us is no reason not to serve.
+fn give_way() {
+    #[cfg(target_os = "linux")]
+    {
+        // On Linux a priority is a thread's own, and 0 is the thread that asks.
+        // SAFETY: a system call with numbers only.
+        let done = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS) };
+        if done != 0 {
+            let error = std::io::Error::last_os_error();
+            tracing::debug!(%error, "threads that compute keep the priority of those that do I/O");
+        }
+    }
+}
+
 fn work(shared: &Shared) {
-    let mut state = shared.state.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut state = shared.state();
     loop {
-        if let Some(job) = state.jobs.pop_front() {
+        if let Some((ticket, job)) = state.jobs.pop_front() {
+            let started = Instant::now();
+            let may_run = state.admission.start(ticket, started);
             drop(state);
-            job();
-            state = shared.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let reply = job(may_run);
+            state = shared.state();
+            if may_run.is_ok() {
+                // What nobody waited for was not run: it says nothing of how long such work takes.
+                let took = reply.is_some().then(|| started.elapsed());
+                state.admission.finish(ticket, took);
+            }
+            // Only now: who asks again at once must not find this still running.
+            if let Some(reply) = reply {
+                drop(state);
+                reply();
+                state = shared.state();
+            }
         } else if state.closed {
             return;
         } else {
@@ -125,40 +217,48 @@ fn message(panic: &(dyn std::any::Any + Send)) -> String {
 mod tests {
     use super::*;
 
+    fn pool(threads: usize, queue_max_requests: usize) -> Pool {
+        let server = config::Server { compute_threads: threads, queue_max_requests, ..Default::default() };
+        Pool::new(&server, Arc::new(Metrics::new())).unwrap()
+    }
+
     #[tokio::test]
     async fn a_panic_costs_one_request() {
-        let pool = Pool::new(1, 4).unwrap();
-        let failed: Result<()> = pool.run(|| assert!(std::hint::black_box(false), "boom")).await;
+        let pool = pool(1, 4);
+        let failed: Result<Done<()>> =
+            pool.run(Kind::Recommend, None, || assert!(std::hint::black_box(false), "boom")).await;
         assert!(matches!(failed, Err(Error::Internal { ref detail, .. }) if detail.contains("boom")));
-        assert_eq!(pool.run(|| 7).await.unwrap(), 7);
+        assert_eq!(pool.run(Kind::Recommend, None, || 7).await.unwrap().value, 7);
     }
 
     #[tokio::test]
     async fn a_full_queue_refuses() {
-        let pool = Arc::new(Pool::new(1, 1).unwrap());
+        let pool = Arc::new(pool(1, 1));
         let (go, wait) = std::sync::mpsc::channel::<()>();
         let (started, running) = oneshot::channel();
         let busy = tokio::spawn({
             let pool = pool.clone();
             async move {
-                pool.run(move || {
+                let job = move || {
                     let _ = started.send(());
                     wait.recv()
-                })
-                .await
+                };
+                pool.run(Kind::Recommend, None, job).await
             }
         });
         running.await.unwrap();
         let queued = tokio::spawn({
             let pool = pool.clone();
-            async move { pool.run(|| ()).await }
+            async move { pool.run(Kind::Recommend, None, || ()).await }
         });
-        while pool.shared.state.lock().unwrap().jobs.is_empty() {
+        while pool.shared.state().jobs.is_empty() {
             tokio::task::yield_now().await;
         }
-        assert!(matches!(pool.run(|| ()).await, Err(Error::ResourceExhausted(_))));
+        assert!(matches!(pool.run(Kind::Recommend, None, || ()).await, Err(Error::ResourceExhausted(_))));
         go.send(()).unwrap();
-        busy.await.unwrap().unwrap().unwrap();
-        queued.await.unwrap().unwrap();
+        busy.await.unwrap().unwrap().value.unwrap();
+        // Whether it still had its turn depends on how slow this machine is; that it ends does not.
+        let _ = queued.await.unwrap();
+        assert!(pool.shared.metrics.render().contains("marquee_shed_total{name=\"queue_full\"} 1"));
     }
 }

@@ -5,6 +5,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use marquee_engine::types::TimeMs;
 
+const HEX: &[u8; 16] = b"0123456789abcdef";
+/// Twelve hexadecimal digits.
+const TIME_MAX_MS: TimeMs = (1 << 48) - 1;
+
+/// The moment in a slate id; `None` when [`Ids::slate`] did not make it.
+pub fn time_of(slate_id: &str) -> Option<TimeMs> {
+    let digits = slate_id.strip_prefix('s').filter(|digits| digits.len() == 36 && digits.is_ascii())?;
+    TimeMs::from_str_radix(&digits[..12], 16).ok()
+}
+
 /// Draws ids and numbers. Not for secrets: a slate id is a name, not a key.
 pub struct Ids {
     process: u64,
@@ -26,9 +36,13 @@ impl Ids {
 
     /// A new slate id: sorts by time, unique without any coordination.
     pub fn slate(&self, now_ms: TimeMs) -> String {
-        let time = now_ms.clamp(0, (1 << 48) - 1);
-        let process = (self.process >> 32) as u32;
-        format!("s{time:012x}{process:08x}{:016x}", self.seed())
+        let time = now_ms.clamp(0, TIME_MAX_MS) as u64;
+        let mut id = String::with_capacity(1 + 12 + 8 + 16);
+        id.push('s');
+        for (number, digits) in [(time, 12), (self.process >> 32, 8), (self.seed(), 16)] {
+            id.extend((0..digits).rev().map(|digit| char::from(HEX[(number >> (4 * digit) & 15) as usize])));
+        }
+        id
     }
 
     /// A number that no other call gets.
@@ -56,6 +70,8 @@ mod tests {
         assert_ne!(ids.slate(5), ids.slate(5));
         assert!(ids.slate(5) < ids.slate(6));
         assert_eq!(ids.slate(-1).len(), 37);
+        assert_eq!(time_of(&ids.slate(1_700_000_000_123)), Some(1_700_000_000_123));
+        assert_eq!([time_of("s"), time_of(&"ü".repeat(18)), time_of("")], [None; 3]);
     }
 
     #[test]

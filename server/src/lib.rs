@@ -1,5 +1,6 @@
 //! Marquee, the service: everything of it that touches the world. The ranking itself is in `marquee_engine`.
 
+pub mod admission;
 pub mod answer;
 pub mod app;
 pub mod bundles;

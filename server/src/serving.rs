@@ -74,14 +74,14 @@ impl Live {
     /// # Errors
     /// The log cannot be read.
     pub async fn start(bundle: Arc<Bundle>, sources: Sources) -> Result<Arc<Live>> {
-        let follower = Follower::new(bundle.clone());
+        let mut follower = Follower::new(bundle.clone());
         let engine = Engine::new(bundle);
         let current = Serving { engine: engine.clone(), world: Arc::new(follower.builder.snapshot()) };
         let follower = Arc::new(Mutex::new(follower));
-        let guard = advance(follower.clone().lock_owned().await, &sources, |_| ()).await?.0;
+        let mut guard = advance(follower.clone().lock_owned().await, &sources, |_| ()).await?.0;
         let (current, watermark) = (ArcSwap::from_pointee(current), watch::Sender::new(0));
         let live = Live { current, follower, watermark, wanted: Notify::new(), sources };
-        live.publish(engine, &guard);
+        live.publish(engine, &mut guard);
         drop(guard);
         Ok(Arc::new(live))
     }
@@ -118,12 +118,12 @@ impl Live {
     /// The log cannot be read; the state stays as it is.
     pub async fn advance(&self) -> Result<()> {
         let follower = self.follower.clone().lock_owned().await;
-        let (follower, is_changed) =
+        let (mut follower, is_changed) =
             advance(follower, &self.sources, |rows| self.sources.profiles.observe(rows)).await?;
         // Also what an earlier call applied before it failed.
         if is_changed || follower.builder.watermark() > self.current.load().world.watermark() {
             let engine = self.current.load().engine.clone();
-            self.publish(engine, &follower);
+            self.publish(engine, &mut follower);
         }
         Ok(())
     }
@@ -151,12 +151,12 @@ impl Live {
         drop(advance(next.clone().lock_owned().await, &self.sources, observe).await?);
         let next = Arc::into_inner(next).expect("every guard is dropped").into_inner();
         *follower = next;
-        self.publish(Engine::new(bundle), &follower);
+        self.publish(Engine::new(bundle), &mut follower);
         Ok(())
     }
 
     /// The caller holds the follower, so that nothing older is published after something newer.
-    fn publish(&self, engine: Engine, follower: &Follower) {
+    fn publish(&self, engine: Engine, follower: &mut Follower) {
         let world = Arc::new(follower.builder.snapshot());
         let watermark = world.watermark();
         self.sources.metrics.watermark.set(i64::try_from(watermark).unwrap_or(i64::MAX));

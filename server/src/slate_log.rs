@@ -3,7 +3,8 @@
 //! It keeps all that replay needs to ask the engine the same question again ([`LoggedQuery`]). When the queue is full
 //! a slate is dropped and counted: an answer never waits for its record.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use marquee_engine::types::{
     AttributeCondition, AttributeTest, Context, ExplainLevel, Filter, Query, Record, TimeMs, Variant,
@@ -13,11 +14,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::config;
-use crate::store::{SlateRecord, Store};
+use crate::store::{Repeat, SlateRecord, Store};
 use crate::telemetry::Metrics;
 
 /// Slates in one write, at most.
 const BATCH_MAX_SLATES: usize = 256;
+/// How long a repeated slate waits for others, so that they are written together.
+const REPEATS_EVERY: Duration = Duration::from_millis(200);
 
 enum Message {
     Slate(Box<SlateRecord>),
@@ -27,6 +30,8 @@ enum Message {
 /// Takes records and writes them to the store in batches.
 pub struct SlateLog {
     queue: Option<mpsc::Sender<Message>>,
+    repeats: Arc<Mutex<Vec<Repeat>>>,
+    repeats_max: usize,
     metrics: Arc<Metrics>,
 }
 
@@ -38,14 +43,30 @@ impl SlateLog {
         metrics: Arc<Metrics>,
     ) -> (SlateLog, JoinHandle<()>) {
         let (queue, slates) = mpsc::channel(config.queue_max_slates.max(1));
-        let writer = tokio::spawn(write(slates, store, metrics.clone()));
-        (SlateLog { queue: config.enabled.then_some(queue), metrics }, writer)
+        let repeats = Arc::default();
+        let writer = tokio::spawn(write(slates, Arc::clone(&repeats), store, metrics.clone()));
+        let (queue, repeats_max) = (config.enabled.then_some(queue), config.queue_max_repeats);
+        (SlateLog { queue, repeats, repeats_max, metrics }, writer)
     }
 
     /// Hands a record over; dropped and counted when the queue is full.
     pub fn put(&self, record: SlateRecord) {
         let Some(queue) = &self.queue else { return };
         if queue.try_send(Message::Slate(Box::new(record))).is_err() {
+            self.metrics.slate_log_dropped.inc();
+        }
+    }
+
+    /// Hands over an answer that repeats a logged slate; dropped and counted when too many wait.
+    pub fn repeat(&self, repeat: Repeat) {
+        if self.queue.is_none() {
+            return;
+        }
+        let mut repeats = self.repeats.lock().unwrap_or_else(PoisonError::into_inner);
+        if repeats.len() < self.repeats_max {
+            repeats.push(repeat);
+        } else {
+            drop(repeats);
             self.metrics.slate_log_dropped.inc();
         }
     }
@@ -60,9 +81,20 @@ impl SlateLog {
     }
 }
 
-async fn write(mut queue: mpsc::Receiver<Message>, store: Arc<dyn Store>, metrics: Arc<Metrics>) {
+async fn write(
+    mut queue: mpsc::Receiver<Message>,
+    repeats: Arc<Mutex<Vec<Repeat>>>,
+    store: Arc<dyn Store>,
+    metrics: Arc<Metrics>,
+) {
     let mut messages = Vec::with_capacity(BATCH_MAX_SLATES);
-    while queue.recv_many(&mut messages, BATCH_MAX_SLATES).await > 0 {
+    let mut ticker = tokio::time::interval(REPEATS_EVERY);
+    ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let received = tokio::select! {
+            received = queue.recv_many(&mut messages, BATCH_MAX_SLATES) => Some(received),
+            _ = ticker.tick() => None,
+        };
         let mut waiting = Vec::new();
         let slates: Vec<SlateRecord> = messages
             .drain(..)
@@ -81,9 +113,31 @@ async fn write(mut queue: mpsc::Receiver<Message>, store: Arc<dyn Store>, metric
             metrics.slate_log_dropped.inc_by(count);
             tracing::warn!(slates = count, error = error.detail(), "slates are not recorded");
         }
+        // Slates alone do not take the repeats with them: those wait for the next tick.
+        if received.is_none_or(|received| received == 0) || !waiting.is_empty() {
+            write_repeats(&repeats, &*store, &metrics).await;
+        }
         for done in waiting {
             let _ = done.send(());
         }
+        if received == Some(0) {
+            return;
+        }
+    }
+}
+
+async fn write_repeats(repeats: &Mutex<Vec<Repeat>>, store: &dyn Store, metrics: &Metrics) {
+    let repeats = {
+        let mut waiting = repeats.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = Vec::with_capacity(waiting.len());
+        std::mem::replace(&mut *waiting, room)
+    };
+    let count = repeats.len() as u64;
+    if count > 0
+        && let Err(error) = store.put_repeats(repeats).await
+    {
+        metrics.slate_log_dropped.inc_by(count);
+        tracing::warn!(slates = count, error = error.detail(), "repeated slates are not recorded");
     }
 }
 

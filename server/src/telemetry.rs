@@ -5,13 +5,14 @@
 
 mod http;
 mod metrics;
+mod process;
 
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 pub use http::run;
-pub use metrics::{Label, Metrics};
+pub use metrics::{Label, METHODS, Metrics};
 
 use crate::config::{Level, Log};
 

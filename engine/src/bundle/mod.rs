@@ -16,7 +16,7 @@ use crate::content::ContentModel;
 use crate::index::{Index, Vectors};
 use crate::rank::Ranker;
 use crate::types::{Row, TimeMs};
-use crate::world::{Chunked, ItemRow, ItemStats, Terms, Totals};
+use crate::world::{Arrivals, Chunked, Flags, Histogram, ItemRow, ItemStats, Terms, Totals};
 
 pub mod arrays;
 mod manifest;
@@ -130,7 +130,10 @@ pub struct Bundle {
 #[derive(Debug, Default)]
 pub(crate) struct Base {
     pub(crate) items: Chunked<Option<Arc<ItemRow>>>,
+    pub(crate) flags: Chunked<Flags>,
     pub(crate) stats: Chunked<ItemStats>,
+    pub(crate) histogram: Arc<Histogram>,
+    pub(crate) arrivals: Arrivals,
     pub(crate) ids: Arc<FxHashMap<Arc<str>, Row>>,
     pub(crate) surfaces: Arc<Vec<Arc<str>>>,
     pub(crate) totals: Totals,

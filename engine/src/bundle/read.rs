@@ -11,7 +11,9 @@ use crate::content::ContentModel;
 use crate::index::{FrozenGraph, Index, Vectors};
 use crate::rank::Ranker;
 use crate::types::{Item, id_hash};
-use crate::world::{Chunked, Day, DayCounts, ItemRow, ItemStats, SURFACES_MAX, Terms, Totals};
+use crate::world::{
+    Arrivals, Chunked, Day, DayCounts, Flags, Histogram, ItemRow, ItemStats, SURFACES_MAX, Terms, Totals,
+};
 
 /// Largest difference between a golden score and this build's that is still the same model.
 const GOLDEN_TOLERANCE: f32 = 1e-5;
@@ -212,12 +214,20 @@ fn base(files: &Files, items: &[Arc<Item>]) -> Result<Base, Error> {
     if ids.len() != items.len() || items.iter().any(|item| item.id.is_empty()) {
         return Err(Error::format("items.jsonl", "an id is empty or stands twice"));
     }
+    let arrived = |(row, item): (u32, &Arc<Item>)| {
+        let stats = &stats[row as usize];
+        let first = (stats.events > 0).then_some(stats.first_ms);
+        Some((item.created_ms.or(first)?, row))
+    };
     let interacted = || stats.iter().filter(|stats| stats.events > 0);
     Ok(Base {
         totals: Totals::of(&stats),
         events_max: interacted().map(|stats| stats.events).max().unwrap_or(0),
         newest_ms: interacted().map(|stats| stats.last_ms).max().unwrap_or(0),
-        stats: stats.iter().cloned().collect(),
+        histogram: Arc::new(Histogram::of(stats.iter().map(|stats| stats.events))),
+        arrivals: Arrivals::new((0..).zip(items).filter_map(arrived).collect()),
+        flags: items.iter().map(|item| Flags::of(item, false)).collect(),
+        stats: stats.into_iter().collect(),
         items: rows,
         ids: Arc::new(ids),
         surfaces: Arc::new(surfaces),

@@ -1,6 +1,7 @@
 //! Affinity: how the item's properties fit what this user chose and rated before.
 
 use super::{Feature, Inputs, item, taste};
+use crate::source::{COUNTED, RATED};
 use crate::world::ItemRow;
 
 /// Items of a genre, in addition, before its affinity counts in full.
@@ -9,28 +10,25 @@ const GENRE_PRIOR: f32 = 5.0;
 const LINK_PRIOR: f32 = 0.5;
 
 pub(super) const FEATURES: &[Feature] = &[
-    Feature {
-        name: "affinity:percentile",
-        value: |inputs, at| item::percentile(inputs, at) - inputs.taste.percentile_recent,
-    },
-    Feature { name: "affinity:year", value: year },
-    Feature { name: "affinity:year_distance", value: |inputs, at| year(inputs, at).abs() },
-    Feature { name: "affinity:year_last", value: year_last },
-    Feature { name: "affinity:genre_rating", value: genre_rating },
-    Feature { name: "affinity:genre_share", value: genre_share },
-    Feature { name: "affinity:genre_share_recent", value: genre_share_recent },
-    Feature { name: "affinity:genre_last", value: genre_last },
-    Feature { name: "affinity:similar_rating", value: similar_rating },
-    Feature { name: "affinity:similar_links", value: similar_links },
-    Feature { name: "affinity:people", value: people },
+    feature!("affinity:percentile", |inputs, at| item::percentile(inputs, at) - inputs.taste.percentile_recent),
+    feature!("affinity:year", year),
+    feature!("affinity:year_distance", |inputs, at| year(inputs, at).abs()),
+    feature!("affinity:year_last", year_last),
+    feature!("affinity:genre_rating", genre_rating),
+    feature!("affinity:genre_share", genre_share),
+    feature!("affinity:genre_share_recent", genre_share_recent),
+    feature!("affinity:genre_last", genre_last),
+    feature!("affinity:similar_rating", similar_rating),
+    feature!("affinity:similar_links", similar_links),
+    feature!("affinity:people", people),
 ];
 
 fn row<'f>(inputs: &'f Inputs<'_, '_>, at: usize) -> Option<&'f ItemRow> {
-    inputs.moment.world.get(inputs.candidates.items[at].row)
+    inputs.items[at].item
 }
 
 fn year_of(row: Option<&ItemRow>) -> f32 {
-    row.and_then(|found| found.item.year).map_or(f32::NAN, f32::from)
+    row.and_then(|found| found.year).map_or(f32::NAN, f32::from)
 }
 
 /// Years between the item and the mean of the newest items.
@@ -78,14 +76,14 @@ fn genre_last(inputs: &Inputs<'_, '_>, at: usize) -> f32 {
 /// How the user rated similar items against their own mean, weighted by similarity (item-based neighbours;
 /// Sarwar et al. 2001), shrunk.
 fn similar_rating(inputs: &Inputs<'_, '_>, at: usize) -> f32 {
-    let row = inputs.candidates.items[at].row;
-    inputs.taste.similar.as_ref().map_or(f32::NAN, |(sum, links)| sum.get(row) / (links.get(row) + LINK_PRIOR))
+    let (row, links) = (inputs.items[at].row, inputs.moment.links());
+    if links.has(RATED) { links.get(row, RATED) / (links.get(row, COUNTED) + LINK_PRIOR) } else { f32::NAN }
 }
 
 /// Log of 1 + similarity to the profile.
 fn similar_links(inputs: &Inputs<'_, '_>, at: usize) -> f32 {
-    let row = inputs.candidates.items[at].row;
-    inputs.taste.similar.as_ref().map_or(f32::NAN, |(_, links)| links.get(row).max(0.0).ln_1p())
+    let (row, links) = (inputs.items[at].row, inputs.moment.links());
+    if links.has(COUNTED) { links.get(row, COUNTED).max(0.0).ln_1p() } else { f32::NAN }
 }
 
 /// Log of 1 + liked items that share a member of the cast or a director, each person counted.

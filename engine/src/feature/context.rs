@@ -5,10 +5,10 @@ use super::{Feature, Inputs, item};
 const HOUR_MS: i64 = 3_600_000;
 
 pub(super) const FEATURES: &[Feature] = &[
-    Feature { name: "context:gap", value: gap },
-    Feature { name: "context:burst", value: burst },
-    Feature { name: "context:tenure", value: tenure },
-    Feature { name: "context:hour", value: hour },
+    feature!("context:gap", gap),
+    feature!("context:burst", burst),
+    feature!("context:tenure", tenure),
+    feature!("context:hour", hour),
 ];
 
 /// Log of 1 + seconds since the user's newest interaction.

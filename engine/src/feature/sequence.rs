@@ -5,26 +5,17 @@ use crate::feature::taste::Strongest;
 
 pub(super) const FEATURES: &[Feature] = &[
     // Strongest link / the best one to any open item; 0 without a link.
-    Feature {
-        name: "sequence:cooccurrence",
-        value: |inputs, at| share(inputs, at, inputs.taste.cooccurrence.as_ref()),
-    },
-    Feature { name: "sequence:transition", value: |inputs, at| share(inputs, at, inputs.taste.transitions.as_ref()) },
+    feature!("sequence:cooccurrence", |inputs, at| share(inputs, at, inputs.taste.cooccurrence.as_ref())),
+    feature!("sequence:transition", |inputs, at| share(inputs, at, inputs.taste.transitions.as_ref())),
     // Log of 1 + the position in the profile from which it comes; 0 is the newest item.
-    Feature {
-        name: "sequence:cooccurrence_position",
-        value: |inputs, at| position(inputs, at, inputs.taste.cooccurrence.as_ref()),
-    },
-    Feature {
-        name: "sequence:transition_position",
-        value: |inputs, at| position(inputs, at, inputs.taste.transitions.as_ref()),
-    },
+    feature!("sequence:cooccurrence_position", |inputs, at| position(inputs, at, inputs.taste.cooccurrence.as_ref())),
+    feature!("sequence:transition_position", |inputs, at| position(inputs, at, inputs.taste.transitions.as_ref())),
 ];
 
 fn share(inputs: &Inputs<'_, '_>, at: usize, strongest: Option<&Strongest>) -> f32 {
-    strongest.map_or(f32::NAN, |links| links.share(inputs.candidates.items[at].row))
+    strongest.map_or(f32::NAN, |links| links.share(inputs.moment, inputs.items[at].row))
 }
 
 fn position(inputs: &Inputs<'_, '_>, at: usize, strongest: Option<&Strongest>) -> f32 {
-    strongest.map_or(f32::NAN, |links| links.position(inputs.candidates.items[at].row).ln_1p())
+    strongest.map_or(f32::NAN, |links| links.position(inputs.moment, inputs.items[at].row).ln_1p())
 }

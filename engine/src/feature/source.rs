@@ -1,7 +1,9 @@
 //! Source ranks and scores: what each source says of a candidate, whoever retrieved it.
 
+use std::sync::LazyLock;
+
 use crate::blend::{Candidates, NO_RANK};
-use crate::source::SOURCES;
+use crate::source::{RANKS_MAX, SOURCES};
 
 /// Two columns a source: `score:NAME` is its score / its best score over open items, `rank:NAME` is log2(2 + rank)
 /// with the zero-based rank among open items, unknown below the ranks.
@@ -9,11 +11,16 @@ pub(super) fn columns() -> impl Iterator<Item = &'static str> {
     SOURCES.iter().flat_map(|source| [source.score_column, source.rank_column])
 }
 
-/// Fills the columns of one candidate.
-pub(super) fn fill(candidates: &Candidates, at: usize, row: &mut [f32]) {
-    for (source, pair) in row.chunks_exact_mut(2).enumerate() {
-        let (score, rank) = (candidates.score(at, source), candidates.rank(at, source));
-        pair[0] = if score.is_finite() { score } else { f32::NAN };
-        pair[1] = if rank != NO_RANK { (rank as f32 + 2.0).log2() } else { f32::NAN };
+/// Fills the columns of all candidates; a row of `matrix` is `width` numbers, these columns first.
+pub(super) fn fill(candidates: &Candidates, matrix: &mut [f32], width: usize) {
+    static LOGARITHMS: LazyLock<[f32; RANKS_MAX]> =
+        LazyLock::new(|| std::array::from_fn(|rank| (rank as f32 + 2.0).log2()));
+    let logarithms = &*LOGARITHMS;
+    for source in 0..SOURCES.len() {
+        let pairs = candidates.scores_of(source).iter().zip(candidates.ranks_of(source));
+        for ((&score, &rank), row) in pairs.zip(matrix.chunks_exact_mut(width)) {
+            row[2 * source] = if score.is_finite() { score } else { f32::NAN };
+            row[2 * source + 1] = if rank != NO_RANK { logarithms[rank as usize] } else { f32::NAN };
+        }
     }
 }

@@ -3,14 +3,12 @@
 use rustc_hash::FxHashMap;
 
 use crate::moment::{Moment, Past};
-use crate::source::{Sums, link_sums};
+use crate::source::STRONGEST;
 use crate::types::Row;
 use crate::world::Decayed;
 
 /// Items of the profile that are "recent".
 pub(super) const RECENT_ITEMS: usize = 10;
-/// Items of the profile among which the strongest link is looked for.
-const LINK_ITEMS: usize = 20;
 /// Weight of the mean, in ratings, when a user's mean rating is smoothed.
 const USER_PRIOR: f32 = 3.0;
 
@@ -37,51 +35,63 @@ pub(crate) struct Taste {
     pub(super) genres_recent: FxHashMap<u32, f32>,
     /// By person: liked items.
     pub(super) people: FxHashMap<u32, f32>,
-    /// Links of similar items: weighted by the rating's difference to the user's mean, and unweighted.
-    pub(super) similar: Option<(Sums, Sums)>,
     pub(super) cooccurrence: Option<Strongest>,
     pub(super) transitions: Option<Strongest>,
 }
 
-/// The strongest single link from the newest items of the profile.
+/// The strongest single link from the newest items of the profile, by one of [`STRONGEST`].
 pub(crate) struct Strongest {
-    links: FxHashMap<Row, (f32, u32)>,
+    which: usize,
     best: f32,
 }
 
 impl Strongest {
     fn new(moment: &Moment<'_>, matrix: &str) -> Option<Strongest> {
-        let matrix = moment.bundle.matrix(matrix)?;
-        let mut links: FxHashMap<Row, (f32, u32)> = FxHashMap::default();
-        for (position, past) in (0..).zip(moment.history.iter().take(LINK_ITEMS)) {
-            for (row, link) in matrix.of(past.row as usize).filter(|(_, link)| *link > 0.0) {
-                let strongest = links.entry(row).or_insert((link, position));
-                if link > strongest.0 {
-                    *strongest = (link, position);
-                }
-            }
-        }
-        let open = links.iter().filter(|(row, _)| moment.is_open(**row));
-        let best = open.map(|(_, (link, _))| *link).fold(1e-9, f32::max);
-        Some(Strongest { links, best })
+        moment.bundle.matrix(matrix)?;
+        let which = STRONGEST.iter().position(|name| *name == matrix)?;
+        Some(Strongest { which, best: moment.links().strongest_best(moment, which) })
     }
 
     /// The link to a row / the best link to an open row; 0 when there is none.
-    pub(super) fn share(&self, row: Row) -> f32 {
-        self.links.get(&row).map_or(0.0, |(link, _)| link / self.best)
+    pub(super) fn share(&self, moment: &Moment<'_>, row: Row) -> f32 {
+        moment.links().strongest(row, self.which).0 / self.best
     }
 
     /// Position in the profile from which it comes; NaN when there is none.
-    pub(super) fn position(&self, row: Row) -> f32 {
-        self.links.get(&row).map_or(f32::NAN, |(_, position)| *position as f32)
+    pub(super) fn position(&self, moment: &Moment<'_>, row: Row) -> f32 {
+        let (link, position) = moment.links().strongest(row, self.which);
+        if link > 0.0 { position as f32 } else { f32::NAN }
     }
+}
+
+/// How the user rated each item of the profile against their own mean; its weight where they did not.
+pub(crate) fn differences(moment: &Moment<'_>) -> Vec<f32> {
+    let (user_mean, _) = user_mean(moment);
+    moment.history.iter().map(|past| difference(past, user_mean)).collect()
+}
+
+fn difference(past: &Past, user_mean: f32) -> f32 {
+    if past.rating.is_finite() { past.rating - user_mean } else { past.weight }
+}
+
+/// The user's mean rating, smoothed towards the catalogue's, and how many items they rated.
+fn user_mean(moment: &Moment<'_>) -> (f32, f32) {
+    let ratings = || moment.history.iter().map(|past| past.rating).filter(|rating| rating.is_finite());
+    let rated = ratings().count() as f32;
+    ((ratings().sum::<f32>() + USER_PRIOR * mean_rating(moment)) / (rated + USER_PRIOR), rated)
+}
+
+/// Of all items.
+fn mean_rating(moment: &Moment<'_>) -> f32 {
+    let totals = moment.world.totals();
+    ratio(totals.rating_sum_centi as f32 / 100.0, totals.ratings as f32)
 }
 
 impl Taste {
     pub(super) fn new(moment: &Moment<'_>) -> Taste {
         let (world, history) = (moment.world, &moment.history[..]);
         let totals = world.totals();
-        let mean_rating = ratio(totals.rating_sum_centi as f32 / 100.0, totals.ratings as f32);
+        let mean_rating = mean_rating(moment);
         let positive_share = ratio(totals.positives as f32, totals.events as f32);
         let recent = &history[..history.len().min(RECENT_ITEMS)];
         let positive = |past: &[Past], prior: f32| {
@@ -89,13 +99,9 @@ impl Taste {
             (liked + positive_share * prior) / (past.len() as f32 + prior)
         };
         let percentile = |past: &Past| world.stats(past.row).map_or(0.0, |stats| world.percentile(stats.events));
-        let year = |past: &Past| world.get(past.row).and_then(|found| found.item.year).map(f32::from);
-        let ratings = || history.iter().map(|past| past.rating).filter(|rating| rating.is_finite());
-        let rated = ratings().count() as f32;
-        let user_mean = (ratings().sum::<f32>() + USER_PRIOR * mean_rating) / (rated + USER_PRIOR);
-        let difference = move |past: &Past| if past.rating.is_finite() { past.rating - user_mean } else { past.weight };
-        let similar = link_sums(moment, "similar", history.len(), |past, _| difference(past));
-        let (genres, genres_recent) = genres(moment, difference);
+        let year = |past: &Past| world.get(past.row).and_then(|found| found.year).map(f32::from);
+        let (user_mean, rated) = user_mean(moment);
+        let (genres, genres_recent) = genres(moment, |past| difference(past, user_mean));
         Taste {
             mean_rating,
             positive_share,
@@ -109,7 +115,6 @@ impl Taste {
             genres,
             genres_recent,
             people: people(moment),
-            similar: similar.zip(link_sums(moment, "similar", history.len(), |_, _| 1.0)),
             cooccurrence: Strongest::new(moment, "cooccurrence"),
             transitions: Strongest::new(moment, "transitions"),
         }

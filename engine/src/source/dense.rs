@@ -1,53 +1,64 @@
-//! Scores summed into a dense array: for sources that add up links from the profile.
+//! Scores summed by row: for sources that add up links.
 
 use std::cmp::Ordering;
 
-use super::{Answer, RANKS_MAX};
+use super::top::Top;
+use super::{Answer, Evidence, RANKS_MAX};
 use crate::index::Hit;
 use crate::moment::Moment;
+use crate::scratch::{Floats, Lent, Slots};
 use crate::types::Row;
 
-/// Sums by row, and which rows were touched.
+/// Sums by row.
 pub(crate) struct Sums {
-    values: Vec<f32>,
-    is_touched: Vec<bool>,
-    touched: Vec<Row>,
+    slots: Lent<Slots>,
+    values: Lent<Floats>,
 }
 
 impl Sums {
+    /// All zero, for rows below `rows`.
     pub(crate) fn new(rows: usize) -> Sums {
-        Sums { values: vec![0.0; rows], is_touched: vec![false; rows], touched: Vec::new() }
+        let mut values = Lent::<Floats>::take();
+        values.clear();
+        Sums { slots: Slots::empty(rows), values }
     }
 
     pub(crate) fn add(&mut self, row: Row, amount: f32) {
-        let at = row as usize;
-        self.values[at] += amount;
-        if !self.is_touched[at] {
-            self.is_touched[at] = true;
-            self.touched.push(row);
+        let (slot, is_new) = self.slots.insert(row);
+        if is_new {
+            self.values.push(0.0);
         }
+        self.values[slot] += amount;
     }
 
     pub(crate) fn get(&self, row: Row) -> f32 {
-        self.values.get(row as usize).copied().unwrap_or(0.0)
+        self.slots.get(row).map_or(0.0, |slot| self.values[slot])
     }
 
     /// The rows of highest positive sum that `accept` lets through, best first, ties by row.
     pub(crate) fn top(&self, count: usize, accept: impl Fn(Row) -> bool) -> Vec<Hit> {
-        let positive = self.touched.iter().map(|&row| Hit { row, score: self.get(row) }).filter(|hit| hit.score > 0.0);
-        best(positive.filter(|hit| accept(hit.row)).collect(), count)
+        let mut top = Top::new(count);
+        for (&score, &row) in self.values.iter().zip(self.slots.rows()) {
+            if score >= top.threshold() && accept(row) {
+                top.offer(row, score);
+            }
+        }
+        top.finish()
     }
 
     /// The answer of a source whose scores these are.
     pub(crate) fn answer<'m>(self, moment: &'m Moment<'m>) -> Answer<'m> {
-        let ranked = self.top(RANKS_MAX, |row| moment.is_open(row));
-        let sums = std::rc::Rc::new(self);
-        let scores = sums.clone();
-        Answer {
-            ranked,
-            score: Box::new(move |row| scores.get(row)),
-            search: Box::new(move |count, accept| sums.top(count, accept)),
-        }
+        Answer { ranked: self.top(RANKS_MAX, |row| moment.is_open(row)), evidence: Box::new(self) }
+    }
+}
+
+impl Evidence for Sums {
+    fn score(&self, row: Row) -> f32 {
+        self.get(row)
+    }
+
+    fn search(&self, count: usize, accept: &dyn Fn(Row) -> bool) -> Vec<Hit> {
+        self.top(count, accept)
     }
 }
 

@@ -4,8 +4,11 @@
 //! the histories of users, and transitions, what follows within the next few. Each view sums one matrix over the
 //! profile with its own recency.
 
-use super::{Answer, Sums};
+use super::links::Links;
+use super::{Answer, Evidence};
+use crate::index::Hit;
 use crate::moment::{Moment, Past};
+use crate::types::Row;
 
 /// How much an item of the profile counts.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -74,25 +77,22 @@ impl View {
 
 /// The answer of the view of that number.
 pub(crate) fn ask<'m, const VIEW: usize>(moment: &'m Moment<'m>) -> Option<Answer<'m>> {
-    let view = VIEWS[VIEW];
-    let sums = sums(moment, view.matrix, view.depth(moment.history.len()), |past, at| view.weight(past, at))?;
-    Some(sums.answer(moment))
+    let links = moment.links();
+    let evidence = OfView { links, view: VIEW };
+    links.has(VIEW).then(|| Answer { ranked: links.take_ranked(VIEW), evidence: Box::new(evidence) })
 }
 
-/// Links of a matrix summed over the newest `depth` items of the profile; `None` when the bundle lacks the matrix.
-pub(crate) fn sums(
-    moment: &Moment<'_>,
-    matrix: &str,
-    depth: usize,
-    weight: impl Fn(&Past, usize) -> f32,
-) -> Option<Sums> {
-    let matrix = moment.bundle.matrix(matrix)?;
-    let mut sums = Sums::new(moment.world.rows());
-    for (at, past) in moment.history.iter().take(depth).enumerate() {
-        let weight = weight(past, at);
-        if weight != 0.0 {
-            matrix.of(past.row as usize).for_each(|(row, link)| sums.add(row, weight * link));
-        }
+struct OfView<'m> {
+    links: &'m Links,
+    view: usize,
+}
+
+impl Evidence for OfView<'_> {
+    fn score(&self, row: Row) -> f32 {
+        self.links.get(row, self.view)
     }
-    Some(sums)
+
+    fn search(&self, count: usize, accept: &dyn Fn(Row) -> bool) -> Vec<Hit> {
+        self.links.search(self.view, count, accept)
+    }
 }

@@ -14,12 +14,15 @@ mod dense;
 mod embedding;
 mod fresh;
 mod item_neighbours;
+mod links;
 mod popular;
+mod top;
 mod user_neighbours;
 
 pub(crate) use content::vector as content_vector;
-pub(crate) use dense::Sums;
-pub(crate) use item_neighbours::{VIEWS, sums as link_sums};
+pub(crate) use embedding::fold_in;
+pub(crate) use item_neighbours::VIEWS;
+pub(crate) use links::{COUNTED, Links, RATED, STRONGEST};
 
 /// Ranks are known down to here; further down an item has no rank.
 pub(crate) const RANKS_MAX: usize = 300;
@@ -51,23 +54,38 @@ macro_rules! source {
     };
 }
 
-/// A search for so many rows that a filter accepts.
-pub(crate) type Search<'m> = dyn Fn(usize, &dyn Fn(Row) -> bool) -> Vec<Hit> + 'm;
+/// What a source can say of any row.
+pub(crate) trait Evidence {
+    /// The score of a row; 0 where it has nothing to say, NaN where it cannot know.
+    fn score(&self, row: Row) -> f32;
+
+    /// The scores of many rows, each as [`Evidence::score`] has it.
+    fn scores(&self, rows: &[Row], out: &mut [f32]) {
+        out.iter_mut().zip(rows).for_each(|(score, &row)| *score = self.score(row));
+    }
+
+    /// The best rows that `accept` lets through, best first, at most so many: for requests with a filter.
+    fn search(&self, count: usize, accept: &dyn Fn(Row) -> bool) -> Vec<Hit>;
+}
 
 /// A source's answer to one moment.
 pub(crate) struct Answer<'m> {
-    /// Score of any row; 0 where it has nothing to say, NaN where it cannot know.
-    pub(crate) score: Box<dyn Fn(Row) -> f32 + 'm>,
     /// Open rows of highest score, at most [`RANKS_MAX`], best first.
     pub(crate) ranked: Vec<Hit>,
-    /// The best rows that `accept` lets through, best first, at most so many: for requests with a filter.
-    pub(crate) search: Box<Search<'m>>,
+    pub(crate) evidence: Box<dyn Evidence + 'm>,
 }
 
 impl Answer<'_> {
     /// The best score over open items; never 0 or below, so that one can divide by it.
     pub(crate) fn best(&self) -> f32 {
         self.ranked.first().map_or(1.0, |hit| hit.score).max(1e-9)
+    }
+
+    /// Score / best of each row.
+    pub(crate) fn shares(&self, rows: &[Row], out: &mut [f32]) {
+        self.evidence.scores(rows, out);
+        let best = self.best();
+        out.iter_mut().for_each(|score| *score /= best);
     }
 
     /// The source's candidates for this request.
@@ -77,7 +95,7 @@ impl Answer<'_> {
         if moment.request.is_open() && !moment.query.include_seen && budget <= self.ranked.len() {
             return self.ranked.iter().take(budget).copied().collect();
         }
-        (self.search)(budget, &|row| moment.is_eligible(row))
+        self.evidence.search(budget, &|row| moment.is_eligible(row))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Popularity, decayed over time: what stands in where nothing is known of a user.
 
-use super::{Answer, RANKS_MAX};
+use super::{Answer, Evidence, RANKS_MAX};
 use crate::index::Hit;
 use crate::moment::Moment;
 use crate::types::Row;
@@ -33,19 +33,32 @@ pub(super) fn ever<'m>(moment: &'m Moment<'m>) -> Option<Answer<'m>> {
 }
 
 fn ask<'m>(moment: &'m Moment<'m>, by: Popularity) -> Option<Answer<'m>> {
-    let world = moment.world;
-    let top = move |count: usize, accept: &dyn Fn(Row) -> bool| -> Vec<Hit> {
-        let list = world.popular(by);
+    let list = moment.world.popular(by).iter().filter(|(row, _)| moment.is_open(*row)).take(RANKS_MAX);
+    let ranked = list.map(|&(row, score)| Hit { row, score }).collect();
+    Some(Answer { ranked, evidence: Box::new(Popular { moment, by }) })
+}
+
+struct Popular<'m> {
+    moment: &'m Moment<'m>,
+    by: Popularity,
+}
+
+impl Evidence for Popular<'_> {
+    fn score(&self, row: Row) -> f32 {
+        self.moment.world.popularity(row, self.by)
+    }
+
+    fn search(&self, count: usize, accept: &dyn Fn(Row) -> bool) -> Vec<Hit> {
+        let world = self.moment.world;
+        let list = world.popular(self.by);
         let found = list.iter().filter(|(row, _)| accept(*row)).take(count);
         let found: Vec<Hit> = found.map(|&(row, score)| Hit { row, score }).collect();
         if found.len() == count || list.len() == world.rows() {
             return found;
         }
-        // The list is bounded, and items without a positive event are not in it: a narrow filter looks at all.
-        let all = (0..world.rows() as Row).filter(|&row| accept(row));
-        super::dense::best(all.map(|row| Hit { row, score: world.popularity(row, by) }).collect(), count)
-    };
-    let list = world.popular(by).iter().filter(|(row, _)| moment.is_open(*row)).take(RANKS_MAX);
-    let ranked = list.map(|&(row, score)| Hit { row, score }).collect();
-    Some(Answer { ranked, score: Box::new(move |row| world.popularity(row, by)), search: Box::new(top) })
+        // The list is bounded, and items without a positive event are not in it: a narrow filter looks at all that
+        // it lets through, which are found once for all sources.
+        let all = self.moment.eligible().iter().copied().filter(|&row| accept(row));
+        super::dense::best(all.map(|row| Hit { row, score: self.score(row) }).collect(), count)
+    }
 }

@@ -1,29 +1,27 @@
 //! User-user neighbours: who is like this user, and what they liked lately, as of the bundle.
 
-use super::embedding::fold_in;
-use super::{Answer, Sums};
-use crate::index::Scratch;
+use super::Answer;
+use super::dense::Sums;
+use super::embedding::SCRATCH;
 use crate::moment::Moment;
 
 /// Neighbours that count.
 const NEIGHBOURS_MAX_USERS: usize = 100;
-/// As in the factor model's recent view.
-const RECENT_TAU: f32 = 10.0;
 
 /// Neighbours of the whole profile.
 pub(super) fn whole<'m>(moment: &'m Moment<'m>) -> Option<Answer<'m>> {
-    ask(moment, |_| 1.0)
+    ask(moment, false)
 }
 
 /// Neighbours of its newest part.
 pub(super) fn recent<'m>(moment: &'m Moment<'m>) -> Option<Answer<'m>> {
-    ask(moment, |position| (-(position as f32) / RECENT_TAU).exp())
+    ask(moment, true)
 }
 
 /// The score of an item: over the nearest users who liked it, the sum of squared cosine times the like's weight.
-fn ask<'m>(moment: &'m Moment<'m>, recency: impl Fn(usize) -> f32) -> Option<Answer<'m>> {
+fn ask<'m>(moment: &'m Moment<'m>, is_recent: bool) -> Option<Answer<'m>> {
     let users = moment.bundle.users()?;
-    let mut user = fold_in(moment, moment.bundle.embedding()?, recency)?;
+    let mut user = moment.user_vector(is_recent)?.to_vec();
     let norm = user.iter().map(|number| number * number).sum::<f32>().sqrt();
     if norm <= 1e-12 {
         return None;
@@ -31,9 +29,10 @@ fn ask<'m>(moment: &'m Moment<'m>, recency: impl Fn(usize) -> f32) -> Option<Ans
     user.iter_mut().for_each(|number| *number /= norm);
     let own = moment.profile.user.as_ref().and_then(|key| users.by_hash.get(&crate::types::id_hash(key))).copied();
     let counts = |row: u32| Some(row) != own && !is_forgotten(moment, users.hashes[row as usize]);
-    let (mut hits, mut scratch) = (Vec::new(), Scratch::new());
-    let all = users.index.len();
-    users.index.search(&user, NEIGHBOURS_MAX_USERS, moment.bundle.ef_search(), all, counts, &mut scratch, &mut hits);
+    let (mut hits, all) = (Vec::new(), users.index.len());
+    SCRATCH.with_borrow_mut(|scratch| {
+        users.index.search(&user, NEIGHBOURS_MAX_USERS, moment.bundle.ef_search(), all, counts, scratch, &mut hits);
+    });
     let mut sums = Sums::new(moment.world.rows());
     for hit in hits.iter().filter(|hit| hit.score > 0.0) {
         let near = hit.score * hit.score;

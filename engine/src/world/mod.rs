@@ -12,17 +12,19 @@ use rustc_hash::FxHashMap;
 use crate::bundle::Bundle;
 use crate::types::{Item, LogEntry, Row, Seq, TimeMs, id_hash};
 
+mod arrivals;
 mod chunked;
+mod histogram;
+mod popular;
 mod stats;
 
+pub(crate) use arrivals::Arrivals;
 pub use chunked::Chunked;
+pub(crate) use histogram::Histogram;
 pub use stats::{Day, DayCounts, Decayed, HALF_LIVES_DAYS, ItemStats, Totals, day_of};
 
 /// Surfaces whose popularity is kept apart; events of further ones count for the whole only.
 pub const SURFACES_MAX: usize = 32;
-
-/// Length of the list of popular items that a snapshot keeps sorted.
-const POPULAR_MAX_ITEMS: usize = 4_096;
 
 /// A half-life of a week, as an index of [`HALF_LIVES_DAYS`].
 pub const WEEK: usize = 2;
@@ -47,6 +49,8 @@ pub enum Popularity {
 pub struct ItemRow {
     /// The item itself.
     pub item: Arc<Item>,
+    /// Its year.
+    pub year: Option<u16>,
     /// [`id_hash`] of its id.
     pub hash: u64,
     /// Genres as numbers of [`Terms`], sorted.
@@ -84,8 +88,32 @@ impl Terms {
             list.sort_unstable();
             list.dedup();
         }
-        let (hash, created_ms) = (id_hash(&item.id), item.created_ms);
-        ItemRow { item, hash, genres: genres.into(), people: people.into(), content, created_ms }
+        let (hash, year, created_ms) = (id_hash(&item.id), item.year, item.created_ms);
+        ItemRow { item, year, hash, genres: genres.into(), people: people.into(), content, created_ms }
+    }
+}
+
+/// What is asked of a row most often, in one byte, so that most answers touch nothing else.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Flags(u8);
+
+impl Flags {
+    const EXISTS: u8 = 1;
+    /// May be recommended at any moment.
+    const ALWAYS: u8 = 2;
+    /// May be recommended at some moments: the item says when.
+    const WINDOWED: u8 = 4;
+    /// Its content is no longer the bundle's.
+    const CHANGED: u8 = 8;
+
+    /// Those of an item.
+    pub(crate) fn of(item: &Item, is_changed: bool) -> Flags {
+        let window = match (item.hidden, item.available_from_ms, item.available_until_ms) {
+            (true, _, _) => 0,
+            (false, None, None) => Flags::ALWAYS,
+            (false, _, _) => Flags::WINDOWED,
+        };
+        Flags(Flags::EXISTS | window | if is_changed { Flags::CHANGED } else { 0 })
     }
 }
 
@@ -100,11 +128,14 @@ pub struct World {
 #[derive(Debug)]
 struct Derived {
     /// The most popular rows: ever, by each half-life, on each surface.
-    popular: Vec<OnceLock<Vec<(Row, f32)>>>,
-    /// Interactions of every existing item, ascending.
-    counts: OnceLock<Vec<u32>>,
+    popular: Arc<popular::Lists>,
+    /// How many existing items have fewer interactions than each number that occurs.
+    fewer: OnceLock<histogram::Fewer>,
     decayed_totals: OnceLock<Decayed>,
 }
+
+/// So many changes between two snapshots are noted; after more the next snapshot looks at every row.
+const CHANGED_MAX_ROWS: usize = 65_536;
 
 /// Advances with the log and gives snapshots.
 #[derive(Debug)]
@@ -112,6 +143,10 @@ pub struct WorldBuilder {
     bundle: Arc<Bundle>,
     terms: Terms,
     state: State,
+    /// Rows that changed since the last snapshot; `None` when they are too many to tell.
+    changed: Option<Vec<Row>>,
+    /// The lists of the last snapshot.
+    popular: Arc<popular::Lists>,
 }
 
 #[derive(Debug, Clone)]
@@ -122,7 +157,12 @@ struct State {
     /// Time of the newest event; decay is taken as of its day.
     newest_ms: TimeMs,
     items: Chunked<Option<Arc<ItemRow>>>,
+    flags: Chunked<Flags>,
     stats: Chunked<ItemStats>,
+    /// Existing items.
+    existing: usize,
+    histogram: Arc<Histogram>,
+    arrivals: Arrivals,
     bundle_ids: Arc<FxHashMap<Arc<str>, Row>>,
     new_ids: Arc<FxHashMap<Arc<str>, Row>>,
     /// Rows that were added or replaced since the bundle and still exist.
@@ -147,7 +187,11 @@ impl WorldBuilder {
             watermark: bundle.manifest().watermark,
             newest_ms: base.newest_ms,
             items: base.items.clone(),
+            flags: base.flags.clone(),
             stats: base.stats.clone(),
+            existing: base.items.len(),
+            histogram: base.histogram.clone(),
+            arrivals: base.arrivals.clone(),
             bundle_ids: base.ids.clone(),
             new_ids: Arc::default(),
             changed: Arc::default(),
@@ -157,7 +201,7 @@ impl WorldBuilder {
             item_changes: 0,
             forgotten: Arc::default(),
         };
-        WorldBuilder { terms: base.terms.clone(), bundle, state }
+        WorldBuilder { terms: base.terms.clone(), bundle, state, changed: None, popular: Arc::default() }
     }
 
     /// The bundle that it started from.
@@ -185,10 +229,13 @@ impl WorldBuilder {
                 if touch.interaction {
                     state.newest_ms = state.newest_ms.max(*time_ms);
                 }
+                let before = state.counted(row);
                 let stats = state.stats.get_mut(row as usize).expect("every row has statistics");
                 stats.add(touch, *time_ms, surface);
                 state.events_max = state.events_max.max(stats.events);
                 state.totals.add(touch, *time_ms);
+                state.recount(row, before);
+                self.note(row);
             }
             LogEntry::Upsert { item, time_ms } => {
                 if !self.bundle.manifest().holds_change(seq) {
@@ -212,11 +259,27 @@ impl WorldBuilder {
     }
 
     /// A snapshot of what was applied so far.
-    pub fn snapshot(&self) -> World {
+    pub fn snapshot(&mut self) -> World {
         let lists = 1 + HALF_LIVES_DAYS.len() + self.state.surfaces.len();
-        let popular = std::iter::repeat_with(OnceLock::new).take(lists).collect();
-        let derived = Derived { popular, counts: OnceLock::new(), decayed_totals: OnceLock::new() };
+        let changed = self.changed.replace(Vec::new()).map(|mut rows| {
+            rows.sort_unstable();
+            rows.dedup();
+            Arc::new(rows)
+        });
+        self.popular = Arc::new(popular::Lists::after(&self.popular, lists, changed.as_ref()));
+        let derived =
+            Derived { popular: self.popular.clone(), fewer: OnceLock::new(), decayed_totals: OnceLock::new() };
         World { state: self.state.clone(), derived }
+    }
+
+    /// The row is another one than in the last snapshot.
+    fn note(&mut self, row: Row) {
+        if let Some(changed) = &mut self.changed {
+            changed.push(row);
+            if changed.len() > CHANGED_MAX_ROWS {
+                self.changed = None;
+            }
+        }
     }
 
     fn surface(&mut self, name: &Arc<str>) -> Option<u16> {
@@ -242,30 +305,71 @@ impl WorldBuilder {
         let row = known.unwrap_or_else(|| {
             let row = u32::try_from(state.items.len()).expect("fewer than four billion items");
             state.items.push(None);
+            state.flags.push(Flags::default());
             state.stats.push(ItemStats::default());
             Arc::make_mut(&mut state.new_ids).insert(item.id.clone(), row);
             row
         });
+        let counted = state.counted(row);
+        *state.flags.get_mut(row as usize).expect("a row has flags") = Flags::of(item, true);
         let slot = state.items.get_mut(row as usize).expect("the row was found or just made");
         let before = slot.as_ref().and_then(|old| old.created_ms);
         fresh.created_ms = fresh.created_ms.or(before).or_else(|| known.is_none().then_some(time_ms));
         *slot = Some(Arc::new(fresh));
         Arc::make_mut(&mut state.changed).insert(row);
+        state.recount(row, counted);
+        self.note(row);
     }
 
     fn delete(&mut self, id: &str) {
         let state = &mut self.state;
         if let Some(row) = state.row(id) {
+            let counted = state.counted(row);
             *state.items.get_mut(row as usize).expect("known rows exist") = None;
+            *state.flags.get_mut(row as usize).expect("a row has flags") = Flags::default();
             Arc::make_mut(&mut state.changed).remove(&row);
             state.item_changes += 1;
+            state.recount(row, counted);
+            self.note(row);
         }
     }
 }
 
+/// What sums over existing items know of one row: its interactions, and when it arrived.
+type Counted = (Option<u32>, Option<TimeMs>);
+
 impl State {
     fn row(&self, id: &str) -> Option<Row> {
         self.bundle_ids.get(id).or_else(|| self.new_ids.get(id)).copied()
+    }
+
+    fn flags(&self, row: Row) -> u8 {
+        self.flags.get(row as usize).map_or(0, |flags| flags.0)
+    }
+
+    fn counted(&self, row: Row) -> Counted {
+        let exists = self.flags(row) & Flags::EXISTS != 0;
+        let events = || self.stats.get(row as usize).map_or(0, |stats| stats.events);
+        (exists.then(events), self.arrived(row))
+    }
+
+    /// Brings the sums up to date after a change of a row.
+    fn recount(&mut self, row: Row, before: Counted) {
+        let after = self.counted(row);
+        if before.0 != after.0 {
+            let histogram = Arc::make_mut(&mut self.histogram);
+            histogram.move_one(before.0, after.0);
+            self.existing = self.existing + usize::from(after.0.is_some()) - usize::from(before.0.is_some());
+        }
+        if let (true, Some(time_ms)) = (before.1 != after.1, after.1) {
+            self.arrivals.add(time_ms, row);
+        }
+    }
+
+    /// When the catalogue got it, else when it was first met; `None` when neither is known.
+    fn arrived(&self, row: Row) -> Option<TimeMs> {
+        let created = self.items.get(row as usize)?.as_ref().and_then(|found| found.created_ms);
+        created.or_else(|| self.stats.get(row as usize).filter(|stats| stats.events > 0).map(|stats| stats.first_ms))
     }
 }
 
@@ -297,12 +401,27 @@ impl World {
 
     /// Items that exist.
     pub fn len(&self) -> usize {
-        self.state.items.iter().filter(|item| item.is_some()).count()
+        self.state.existing
     }
 
     /// Whether no item exists.
     pub fn is_empty(&self) -> bool {
-        self.state.items.iter().all(Option::is_none)
+        self.state.existing == 0
+    }
+
+    /// Whether the row's item exists.
+    pub(crate) fn exists(&self, row: Row) -> bool {
+        self.state.flags(row) & Flags::EXISTS != 0
+    }
+
+    /// Whether the row's item exists and may be recommended at `at`.
+    #[inline]
+    pub(crate) fn is_available(&self, row: Row, at: TimeMs) -> bool {
+        match self.state.flags(row) & (Flags::ALWAYS | Flags::WINDOWED) {
+            Flags::ALWAYS => true,
+            0 => false,
+            _ => self.get(row).is_some_and(|found| found.item.is_available(at)),
+        }
     }
 
     /// The item of that id, if it exists.
@@ -332,7 +451,22 @@ impl World {
 
     /// Whether the row's content is no longer the bundle's.
     pub fn is_changed(&self, row: Row) -> bool {
-        self.state.changed.contains(&row)
+        self.state.flags(row) & Flags::CHANGED != 0
+    }
+
+    /// Whether any row was added or replaced since the bundle.
+    pub(crate) fn has_changes(&self) -> bool {
+        !self.state.changed.is_empty()
+    }
+
+    /// When the catalogue got the item, else when it was first met; `None` when neither is known.
+    pub fn arrived(&self, row: Row) -> Option<TimeMs> {
+        self.state.arrived(row)
+    }
+
+    /// Rows in order of [`World::arrived`], newest first, from `until_ms` (inclusive) back.
+    pub fn arrivals(&self, until_ms: TimeMs) -> impl Iterator<Item = (TimeMs, Row)> + '_ {
+        self.state.arrivals.until(until_ms).filter(|&(time_ms, row)| self.arrived(row) == Some(time_ms))
     }
 
     /// Whether the user of that [`id_hash`] was erased since the bundle.
@@ -383,28 +517,23 @@ impl World {
 
     /// Share of the existing items that have fewer interactions than `events`: 0 to 1.
     pub fn percentile(&self, events: u32) -> f32 {
-        let counts = self.derived.counts.get_or_init(|| {
-            let existing = self.state.items.iter().zip(self.state.stats.iter()).filter(|(item, _)| item.is_some());
-            let mut counts: Vec<u32> = existing.map(|(_, stats)| stats.events).collect();
-            counts.sort_unstable();
-            counts
-        });
-        counts.partition_point(|&count| count < events) as f32 / counts.len().max(1) as f32
+        let fewer = self.derived.fewer.get_or_init(|| self.state.histogram.fewer());
+        fewer.than(events) as f32 / self.state.existing.max(1) as f32
     }
 
     /// Popularity of a row: decayed positive interactions. On a surface: those there, and, so that a young
     /// surface is not empty, those of all surfaces (half-life of a week) as a fraction of the best item's.
     pub fn popularity(&self, row: Row, by: Popularity) -> f32 {
         let Some(stats) = self.stats(row) else { return 0.0 };
-        let week = |days: &DayCounts| days.decayed(self.day()).positives[WEEK];
+        let day = self.day();
         let trace = TRACE_OF_EVER * f64::from(stats.positives);
         match by {
             Popularity::Ever => stats.positives as f32,
-            Popularity::HalfLife(at) => (stats.days.decayed(self.day()).positives[at] + trace) as f32,
+            Popularity::HalfLife(at) => (stats.days.positives(at, day) + trace) as f32,
             Popularity::Surface(surface) => {
                 let there = stats.surfaces.iter().find(|(number, _)| *number == surface);
-                let best = self.popular(Popularity::HalfLife(WEEK)).first().map_or(1.0, |&(_, score)| f64::from(score));
-                (there.map_or(0.0, |(_, days)| week(days)) + (week(&stats.days) + trace) / best.max(1e-9)) as f32
+                let there = there.map_or(0.0, |(_, days)| days.positives(WEEK, day));
+                (there + (stats.days.positives(WEEK, day) + trace) / self.week_unit()) as f32
             }
         }
     }
@@ -416,20 +545,6 @@ impl World {
             Popularity::HalfLife(at) => 1 + at,
             Popularity::Surface(surface) => 1 + HALF_LIVES_DAYS.len() + usize::from(surface),
         };
-        let Some(list) = self.derived.popular.get(list) else { return &[] };
-        list.get_or_init(|| self.most_popular(by))
-    }
-
-    fn most_popular(&self, by: Popularity) -> Vec<(Row, f32)> {
-        let rows = (0..).zip(self.state.items.iter()).filter(|(_, item)| item.is_some()).map(|(row, _)| row);
-        let mut scored: Vec<(Row, f32)> =
-            rows.map(|row| (row, self.popularity(row, by))).filter(|&(_, score)| score > 0.0).collect();
-        let by_score = |a: &(Row, f32), b: &(Row, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
-        if scored.len() > POPULAR_MAX_ITEMS {
-            scored.select_nth_unstable_by(POPULAR_MAX_ITEMS, by_score);
-            scored.truncate(POPULAR_MAX_ITEMS);
-        }
-        scored.sort_unstable_by(by_score);
-        scored
+        self.derived.popular.get(list, self, by)
     }
 }

@@ -1,6 +1,7 @@
 //! Statistics of an item: integer sums, so that the order in which events arrive cannot matter.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use crate::types::{DAY_MS, TimeMs, Touch};
 
@@ -23,6 +24,8 @@ pub struct Day {
 pub struct DayCounts {
     /// Ascending by day, each day once.
     days: Vec<Day>,
+    /// The last of them: read on every request, so it is here and not behind a pointer.
+    last: Option<Day>,
     /// The decayed sums of all days before the last, as of the last.
     before: Decayed,
 }
@@ -39,9 +42,8 @@ pub struct Decayed {
 impl Decayed {
     /// This and one more day, decayed by the days that passed since that day.
     fn then(&self, last: Day, days: i32) -> Decayed {
-        let mut sums = *self;
-        for (at, half_life) in HALF_LIVES_DAYS.into_iter().enumerate() {
-            let factor = (-f64::from(days.max(0)) / half_life).exp2();
+        let (mut sums, factors) = (*self, factors(days));
+        for (at, factor) in factors.into_iter().enumerate() {
             sums.events[at] = (sums.events[at] + f64::from(last.events)) * factor;
             sums.positives[at] = (sums.positives[at] + f64::from(last.positives)) * factor;
         }
@@ -49,10 +51,23 @@ impl Decayed {
     }
 }
 
+/// What is left after so many days, for each half-life.
+fn factors(days: i32) -> [f64; HALF_LIVES_DAYS.len()] {
+    /// Eleven years; what is older is computed when it is met.
+    const TABLE_DAYS: i32 = 4_096;
+    static TABLE: LazyLock<Vec<[f64; HALF_LIVES_DAYS.len()]>> =
+        LazyLock::new(|| (0..TABLE_DAYS).map(compute).collect());
+    fn compute(days: i32) -> [f64; HALF_LIVES_DAYS.len()] {
+        HALF_LIVES_DAYS.map(|half_life| (-f64::from(days) / half_life).exp2())
+    }
+    let days = days.max(0);
+    TABLE.get(days as usize).copied().unwrap_or_else(|| compute(days))
+}
+
 impl DayCounts {
     /// From days ascending, each once.
     pub fn from_days(days: Vec<Day>) -> DayCounts {
-        let mut counts = DayCounts { days, before: Decayed::default() };
+        let mut counts = DayCounts { days, last: None, before: Decayed::default() };
         counts.fold();
         counts
     }
@@ -84,11 +99,20 @@ impl DayCounts {
                 self.fold();
             }
         }
+        self.last = self.days.last().copied();
     }
 
     /// The decayed sums as of `day`.
     pub fn decayed(&self, day: i32) -> Decayed {
-        self.days.last().map_or_else(Decayed::default, |&last| self.before.then(last, day.saturating_sub(last.day)))
+        self.last.map_or_else(Decayed::default, |last| self.before.then(last, day.saturating_sub(last.day)))
+    }
+
+    /// The decayed sum of positive interactions of one half-life: the same bits as in [`DayCounts::decayed`].
+    pub fn positives(&self, half_life: usize, day: i32) -> f64 {
+        self.last.map_or(0.0, |last| {
+            (self.before.positives[half_life] + f64::from(last.positives))
+                * factors(day.saturating_sub(last.day))[half_life]
+        })
     }
 
     /// The same steps as `add` in order of days, so that late events give the same bits as timely ones.
@@ -97,6 +121,7 @@ impl DayCounts {
         for pair in self.days.windows(2) {
             self.before = self.before.then(pair[0], pair[1].day - pair[0].day);
         }
+        self.last = self.days.last().copied();
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use marquee_engine::Engine;
 use marquee_engine::bundle::Bundle;
 use marquee_engine::types::{DAY_MS, Item, LogEntry, Profile, Slate};
-use marquee_engine::world::{World, WorldBuilder};
+use marquee_engine::world::{Popularity, World, WorldBuilder};
 use proptest::prelude::*;
 
 use crate::sample::{ITEMS, NOW, Sample, event, item, profile, query, touch, variant};
@@ -20,6 +20,28 @@ fn rated(item: usize, time_ms: i64, surface: &str) -> LogEntry {
 
 fn new_item() -> Item {
     Item { id: "new".into(), created_ms: None, ..item(1) }
+}
+
+/// One of many things that can happen, from a number.
+fn anything(number: u32) -> LogEntry {
+    let (item, time_ms) = ((number / 8) as usize % ITEMS, NOW - i64::from(number % 97) * DAY_MS / 7);
+    match number % 16 {
+        0 => LogEntry::Delete { item: format!("i{item}").into() },
+        1 => upsert(Item { hidden: number % 3 == 0, created_ms: None, ..crate::sample::item(item) }, time_ms),
+        2 => upsert(Item { id: format!("new{item}").into(), created_ms: None, ..crate::sample::item(item) }, time_ms),
+        3 => rated(item, time_ms, ""),
+        4 => rated(item, time_ms + 10 * DAY_MS, "tv"),
+        _ => rated(item, time_ms, if number % 5 == 0 { "tv" } else { "home" }),
+    }
+}
+
+/// Everything that is derived from a world, down to the bits.
+fn derived(world: &World) -> (Vec<Vec<(u32, u32)>>, Vec<u32>, Vec<(i64, u32)>, usize) {
+    let surfaces = ["home", "tv"].into_iter().filter_map(|name| world.surface(name)).map(Popularity::Surface);
+    let kinds = [Popularity::Ever].into_iter().chain((0..4).map(Popularity::HalfLife)).chain(surfaces);
+    let list = |by| world.popular(by).iter().map(|&(row, score)| (row, score.to_bits())).collect();
+    let percentiles = (0..40).map(|events| world.percentile(events).to_bits()).collect();
+    (kinds.map(list).collect(), percentiles, world.arrivals(NOW).collect(), world.len())
 }
 
 fn world(sample: &Sample, entries: &[LogEntry]) -> World {
@@ -167,7 +189,29 @@ fn what_a_user_does_now_changes_the_next_slate() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(20) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(40) })]
+
+    #[test]
+    fn what_is_derived_does_not_depend_on_when_snapshots_were_taken(
+        numbers in prop::collection::vec(any::<u32>(), 1..80),
+        asked in any::<u64>(),
+    ) {
+        static SAMPLE: std::sync::LazyLock<Sample> = std::sync::LazyLock::new(|| Sample::new(usize::MAX));
+        let sample = &*SAMPLE;
+        let mut stepwise = sample.builder();
+        for (at, &number) in numbers.iter().enumerate() {
+            stepwise.apply(1_001 + at as u64, &anything(number));
+            // Some snapshots are taken, and some of these are asked: lists go from one to the next.
+            if asked >> (at % 32) & 1 == 1 {
+                let world = stepwise.snapshot();
+                if asked >> (32 + at % 32) & 1 == 1 {
+                    derived(&world);
+                }
+            }
+        }
+        let entries: Vec<LogEntry> = numbers.iter().map(|&number| anything(number)).collect();
+        prop_assert_eq!(derived(&stepwise.snapshot()), derived(&world(sample, &entries)));
+    }
 
     #[test]
     fn the_order_of_events_within_the_watermark_does_not_matter(

@@ -77,6 +77,10 @@ fn bounds(config: &Config, problems: &mut Vec<String>) {
     let rows: &[(&str, u64, u64, u64)] = &[
         ("server.compute_threads", server.compute_threads as u64, 0, 1_024),
         ("server.queue_max_requests", server.queue_max_requests as u64, 1, 1_000_000),
+        ("server.queue_wait_max_ms", server.queue_wait_max_ms, 1, 600_000),
+        ("server.queue_wait_overload_ms", server.queue_wait_overload_ms, 1, 600_000),
+        ("server.admin_timeout_ms", server.admin_timeout_ms, 1, 86_400_000),
+        ("server.stream_idle_ms", server.stream_idle_ms, 1, 604_800_000),
         ("server.drain_ms", server.drain_ms, 0, 600_000),
         ("server.in_flight_max_requests", server.in_flight_max_requests as u64, 1, 1_000_000),
         ("server.streams_max_calls", server.streams_max_calls as u64, 1, 1_000_000),
@@ -122,6 +126,7 @@ fn bounds(config: &Config, problems: &mut Vec<String>) {
         ("ranking.effort_full_ms", ranking.effort_full_ms, 0, 60_000),
         ("slate_log.retention_days", u64::from(slate_log.retention_days), 1, 36_500),
         ("slate_log.queue_max_slates", slate_log.queue_max_slates as u64, 1, 1_000_000),
+        ("slate_log.queue_max_repeats", slate_log.queue_max_repeats as u64, 1, 10_000_000),
     ];
     for &(key, value, least, most) in rows {
         if !(least..=most).contains(&value) {

@@ -116,12 +116,20 @@ pub struct Server {
     pub compute_threads: usize,
     /// Requests that may wait for one of these threads; more are refused.
     pub queue_max_requests: usize,
+    /// How long a request may wait for one of them; one that would wait longer is refused when it arrives.
+    pub queue_wait_max_ms: u64,
+    /// The same under lasting overload: while the queue has not been empty for a tenth of a second.
+    pub queue_wait_overload_ms: u64,
     /// Calls that may run at once, on all connections together; more are refused. Health is always answered.
     pub in_flight_max_requests: usize,
     /// Streams of events (and reflection) that may be open at once, idle ones included; they take no room of other calls.
     pub streams_max_calls: usize,
     /// Longest time for one unary call, whatever deadline the caller sets.
     pub request_timeout_ms: u64,
+    /// The same for AdminService, whose calls open whole bundles.
+    pub admin_timeout_ms: u64,
+    /// A stream of events that sends nothing for so long is ended.
+    pub stream_idle_ms: u64,
     /// Largest message in either direction.
     pub message_max_bytes: usize,
     /// Whether callers may choose a variant.
@@ -145,9 +153,13 @@ impl Default for Server {
             drain_ms: 10_000,
             compute_threads: 0,
             queue_max_requests: 256,
+            queue_wait_max_ms: 200,
+            queue_wait_overload_ms: 10,
             in_flight_max_requests: 1_024,
             streams_max_calls: 1_024,
             request_timeout_ms: 10_000,
+            admin_timeout_ms: 300_000,
+            stream_idle_ms: 3_600_000,
             message_max_bytes: 4 * 1024 * 1024,
             allow_variant_override: true,
             allow_explain: true,
@@ -380,11 +392,19 @@ pub struct SlateLog {
     pub sample_rows: f64,
     /// Slates that may wait to be written; more are dropped and counted, never waited for.
     pub queue_max_slates: usize,
+    /// Answers from the cache that may wait to be written; more are dropped and counted.
+    pub queue_max_repeats: usize,
 }
 
 impl Default for SlateLog {
     fn default() -> SlateLog {
-        SlateLog { enabled: true, retention_days: 30, sample_rows: 0.0, queue_max_slates: 1_000 }
+        SlateLog {
+            enabled: true,
+            retention_days: 30,
+            sample_rows: 0.0,
+            queue_max_slates: 1_000,
+            queue_max_repeats: 100_000,
+        }
     }
 }
 

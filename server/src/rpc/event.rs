@@ -1,6 +1,7 @@
 //! EventService. Unary and streamed events take the same path: [`EventWriter`].
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use marquee_proto::encoded::event_service_server::EventService;
 use marquee_proto::v1;
@@ -20,6 +21,8 @@ pub(super) struct Events {
     pub(super) writer: Arc<EventWriter>,
     /// True once the server stops: streams end after what they are writing.
     pub(super) stopping: watch::Receiver<bool>,
+    /// A stream on which nothing comes for so long is ended.
+    pub(super) stream_idle: Duration,
 }
 
 #[tonic::async_trait]
@@ -39,7 +42,8 @@ impl EventService for Events {
         request: Request<Streaming<v1::StreamEventsRequest>>,
     ) -> Result<Response<Self::StreamEventsStream>, Status> {
         let (acks, stream) = mpsc::channel(ACKS_MAX);
-        tokio::spawn(acknowledge(request.into_inner(), self.writer.clone(), acks, self.stopping.clone()));
+        let (writer, stopping) = (self.writer.clone(), self.stopping.clone());
+        tokio::spawn(acknowledge(request.into_inner(), writer, acks, (stopping, self.stream_idle)));
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 }
@@ -50,12 +54,14 @@ async fn acknowledge(
     mut messages: Streaming<v1::StreamEventsRequest>,
     writer: Arc<EventWriter>,
     acks: mpsc::Sender<Result<v1::StreamEventsResponse, Status>>,
-    mut stopping: watch::Receiver<bool>,
+    (mut stopping, idle): (watch::Receiver<bool>, Duration),
 ) {
     loop {
         // A message that is being written is written to its end; only then is the signal heard.
         let message = tokio::select! {
-            message = messages.message() => message,
+            message = tokio::time::timeout(idle, messages.message()) => message.unwrap_or_else(|_| {
+                Err(Status::deadline_exceeded("nothing came on this stream for server.stream_idle_ms; open another one"))
+            }),
             () = stopped(&mut stopping) => {
                 Err(Status::unavailable("the server is stopping; send the rest to another one"))
             }

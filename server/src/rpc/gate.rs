@@ -20,14 +20,17 @@ use tower::{Layer, Service};
 
 use super::status;
 use crate::config;
-use crate::telemetry::Metrics;
+use crate::telemetry::{METHODS, Metrics};
 
 /// tonic's own timer starts a moment before ours and would answer CANCELLED: be first.
 const AHEAD_OF_TONIC: Duration = Duration::from_millis(2);
 
-/// When the caller stops waiting; in the extensions of every request.
+/// When a call came and when its caller stops waiting; in the extensions of every request.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Deadline(pub(super) Instant);
+pub(super) struct Arrival {
+    pub(super) received: Instant,
+    pub(super) deadline: Instant,
+}
 
 /// The layer. Clones share the same bound.
 #[derive(Clone)]
@@ -39,6 +42,7 @@ struct Shared {
     calls: Room,
     streams: Room,
     timeout_max: Duration,
+    admin_timeout_max: Duration,
     is_draining: AtomicBool,
     metrics: Arc<Metrics>,
 }
@@ -62,8 +66,9 @@ impl Gate {
         let calls = Room::new("server.in_flight_max_requests", server.in_flight_max_requests);
         let streams = Room::new("server.streams_max_calls", server.streams_max_calls);
         let timeout_max = Duration::from_millis(server.request_timeout_ms);
+        let admin_timeout_max = Duration::from_millis(server.admin_timeout_ms);
         let is_draining = AtomicBool::new(false);
-        Gate { shared: Arc::new(Shared { calls, streams, timeout_max, is_draining, metrics }) }
+        Gate { shared: Arc::new(Shared { calls, streams, timeout_max, admin_timeout_max, is_draining, metrics }) }
     }
 
     /// From now on new calls are answered UNAVAILABLE; those in flight go on.
@@ -106,18 +111,19 @@ where
         let shared = self.shared.clone();
         let started = Instant::now();
         let method = method(request.uri().path());
-        let timeout = grpc_timeout(request.headers()).map_or(shared.timeout_max, |asked| asked.min(shared.timeout_max));
+        let most = if ADMIN.contains(&method) { shared.admin_timeout_max } else { shared.timeout_max };
+        let timeout = grpc_timeout(request.headers()).map_or(most, |asked| asked.min(most));
         let timeout = timeout.saturating_sub(AHEAD_OF_TONIC);
         // A call whose time is over already is refused at once, not after the work.
         let in_time = if timeout.is_zero() { Err(late()) } else { Ok(()) };
-        let permit = match in_time.and_then(|()| admit(&shared, &method)) {
+        let permit = match in_time.and_then(|()| admit(&shared, method)) {
             Ok(permit) => permit,
             Err(status) => {
-                shared.metrics.call(&method, status::name(status.code()), started.elapsed().as_secs_f64());
+                shared.metrics.call(method, status::name(status.code()), started.elapsed().as_secs_f64());
                 return Box::pin(async move { Ok(status.into_http()) });
             }
         };
-        request.extensions_mut().insert(Deadline(started + timeout));
+        request.extensions_mut().insert(Arrival { received: started, deadline: started + timeout });
         Box::pin(async move {
             shared.metrics.in_flight.inc();
             let held = Held { method, started, code: None, metrics: shared.metrics.clone(), _permit: permit };
@@ -143,54 +149,33 @@ fn admit(shared: &Shared, method: &str) -> Result<Option<OwnedSemaphorePermit>, 
         return Err(Status::unavailable("the server is stopping; ask another one"));
     }
     // A stream may stand idle for hours: it must not take the room of calls that end.
-    let room = if matches!(method, "StreamEvents" | "Reflection") { &shared.streams } else { &shared.calls };
+    let room = if matches!(method, "StreamEvents" | REFLECTION) { &shared.streams } else { &shared.calls };
     room.free.clone().try_acquire_owned().map(Some).map_err(|_| {
-        shared.metrics.shed.inc();
         let Room { limit, max, .. } = room;
+        shared.metrics.shed(limit.trim_start_matches("server."));
         Status::resource_exhausted(format!("{limit} ({max}) calls are running; try again later"))
     })
 }
 
 const HEALTH: &str = "Health";
-
-/// A label of a bounded set: the method's name for our own services, one name for everything else.
-fn method(path: &str) -> String {
-    let mut parts = path.trim_start_matches('/').split('/');
-    match (parts.next(), parts.next()) {
-        (Some(service), Some(method)) if service.starts_with("marquee.v1.") && METHODS.contains(&method) => {
-            method.to_owned()
-        }
-        (Some("grpc.health.v1.Health"), _) => HEALTH.to_owned(),
-        (Some(service), _) if service.starts_with("grpc.reflection.") => "Reflection".to_owned(),
-        _ => UNKNOWN.to_owned(),
-    }
-}
-
+const REFLECTION: &str = "Reflection";
 const UNKNOWN: &str = "unknown";
 
-/// All methods of our services: a call that is refused before it is routed must not make up a label.
-const METHODS: [&str; 20] = [
-    "Recommend",
-    "RecommendBatch",
-    "SimilarItems",
-    "RankItems",
-    "RecordEvents",
-    "StreamEvents",
-    "UpsertItems",
-    "DeleteItems",
-    "GetItems",
-    "ListItems",
-    "UpsertUsers",
-    "GetUser",
-    "ListEvents",
-    "MergeUsers",
-    "ForgetUser",
-    "ListBundles",
-    "ActivateBundle",
-    "RollbackBundle",
-    "GetStatus",
-    "PurgeCache",
-];
+/// Methods that open whole bundles and have a longest time of their own.
+const ADMIN: [&str; 5] = ["ListBundles", "ActivateBundle", "RollbackBundle", "GetStatus", "PurgeCache"];
+
+/// A label of a bounded set: the method's name for our own services, one name for everything else.
+fn method(path: &str) -> &'static str {
+    let mut parts = path.trim_start_matches('/').split('/');
+    match (parts.next(), parts.next()) {
+        (Some(service), Some(method)) if service.starts_with("marquee.v1.") => {
+            METHODS.into_iter().find(|known| *known == method).unwrap_or(UNKNOWN)
+        }
+        (Some("grpc.health.v1.Health"), _) => HEALTH,
+        (Some(service), _) if service.starts_with("grpc.reflection.") => REFLECTION,
+        _ => UNKNOWN,
+    }
+}
 
 /// The caller's deadline as gRPC sends it: up to eight digits and a unit.
 fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
@@ -213,7 +198,7 @@ fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
 
 /// What a call holds until its last byte is sent or its caller is gone; then it is counted.
 struct Held {
-    method: String,
+    method: &'static str,
     started: Instant,
     code: Option<Code>,
     metrics: Arc<Metrics>,
@@ -234,7 +219,7 @@ impl Drop for Held {
         // No status at all: the caller hung up.
         let code = self.code.unwrap_or(Code::Cancelled);
         // A method that we do not have must not become a label.
-        let method = if code == Code::Unimplemented { UNKNOWN } else { &self.method };
+        let method = if code == Code::Unimplemented { UNKNOWN } else { self.method };
         self.metrics.call(method, status::name(code), self.started.elapsed().as_secs_f64());
     }
 }
@@ -304,6 +289,7 @@ mod tests {
         assert_eq!(method("/marquee.v1.EventService/RecordEvents"), "RecordEvents");
         assert_eq!(method("/grpc.health.v1.Health/Check"), HEALTH);
         assert_eq!(method("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"), "Reflection");
+        assert_eq!(method("/marquee.v1.EventService/DropTables"), UNKNOWN);
         assert_eq!(method("/etc/passwd"), UNKNOWN);
         assert_eq!(method(""), UNKNOWN);
     }

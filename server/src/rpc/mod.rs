@@ -10,6 +10,7 @@ mod convert;
 mod event;
 mod gate;
 mod recommendation;
+mod shortcut;
 mod status;
 mod user;
 
@@ -40,6 +41,7 @@ use crate::events::writer::EventWriter;
 use crate::store::Store;
 
 pub use gate::Gate;
+use shortcut::Shortcut;
 
 /// What tonic would give a stream, 64 KiB, throttles a single connection.
 const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
@@ -94,12 +96,18 @@ impl Health {
     }
 }
 
-/// The services of one listener.
+/// What is behind one listener.
+pub struct Listened {
+    routes: Routes,
+    shortcut: Shortcut,
+}
+
+/// The services of both listeners.
 pub struct Services {
     /// What the application calls.
-    pub public: Routes,
+    pub public: Listened,
     /// What operators call.
-    pub admin: Routes,
+    pub admin: Listened,
     /// Health of both.
     pub health: Health,
 }
@@ -113,6 +121,7 @@ pub async fn services(parts: Parts) -> Result<Services> {
     let most = desk.config.server.message_max_bytes;
     let (limits, clock) = (desk.config.limits.clone(), desk.clock.clone());
     let admin_token = desk.config.admin_token.clone();
+    let stream_idle = Duration::from_millis(desk.config.server.stream_idle_ms);
     macro_rules! bounded {
         ($server:ident, $service:expr) => {
             $server::new($service).max_decoding_message_size(most).max_encoding_message_size(most)
@@ -120,9 +129,11 @@ pub async fn services(parts: Parts) -> Result<Services> {
     }
     let (public_health, public) = health(&PUBLIC).await;
     let (admin_health, admin) = health(&ADMIN).await;
+    let recommend = bounded!(RecommendationServiceServer, recommendation::Recommendation { desk: desk.clone() });
+    let shortcut = Shortcut { recommend: Some(recommend.clone()) };
     let public = reflected(public)?
-        .add_service(bounded!(RecommendationServiceServer, recommendation::Recommendation { desk: desk.clone() }))
-        .add_service(bounded!(EventServiceServer, event::Events { writer, stopping }))
+        .add_service(recommend)
+        .add_service(bounded!(EventServiceServer, event::Events { writer, stopping, stream_idle }))
         .add_service(bounded!(
             CatalogServiceServer,
             catalog::Catalog { store: store.clone(), limits, clock, message_max_bytes: most, admin_token }
@@ -130,6 +141,8 @@ pub async fn services(parts: Parts) -> Result<Services> {
         .add_service(bounded!(UserServiceServer, user::Users { store: store.clone(), desk: desk.clone() }));
     let admin =
         reflected(admin)?.add_service(bounded!(AdminServiceServer, admin::Admin { store, desk, bundles, started_ms }));
+    let (public, admin) =
+        (Listened { routes: public, shortcut }, Listened { routes: admin, shortcut: Shortcut::none() });
     Ok(Services { public, admin, health: Health { public: public_health, admin: admin_health } })
 }
 
@@ -160,7 +173,7 @@ fn reflected(routes: Routes) -> Result<Routes> {
 /// The TLS files cannot be used; the listener fails.
 pub async fn serve(
     listener: TcpListener,
-    routes: Routes,
+    Listened { routes, shortcut }: Listened,
     gate: Gate,
     config: &Config,
     stop: impl Future<Output = ()> + Send,
@@ -175,7 +188,7 @@ pub async fn serve(
         server = server.tls_config(tls)?;
     }
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    server.layer(gate).add_routes(routes).serve_with_incoming_shutdown(incoming, stop).await?;
+    server.layer(gate).layer(shortcut).add_routes(routes).serve_with_incoming_shutdown(incoming, stop).await?;
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bytes::{BufMut, BytesMut};
+use bytes::BytesMut;
 use marquee_proto::encoded::recommendation_service_server::RecommendationService;
 use marquee_proto::{Encoded, v1};
 use prost::Message;
@@ -13,8 +13,8 @@ use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Request, Response, Status};
 
 use super::convert::{self, Refine};
-use super::gate::Deadline;
-use crate::answer::{Ask, CacheStatus, Desk};
+use super::gate::Arrival;
+use crate::answer::{Ask, CacheStatus, Desk, Told};
 use crate::error::{Error, Result};
 
 /// Answers from the desk.
@@ -28,8 +28,8 @@ impl RecommendationService for Recommendation {
         let refine = refine(&request)?;
         let ask = convert::recommend(request.into_inner(), &refine, &self.desk.config)?;
         let reply = self.desk.answer(ask, convert::recommend_response).await?;
-        let mut response = Response::new(Encoded(convert::append_identity(&reply)));
-        tell(response.metadata_mut(), &reply.variant, &reply.bundle_version, reply.cache);
+        let mut response = Response::new(convert::append_identity(&reply));
+        tell(response.metadata_mut(), reply.told, reply.cache);
         Ok(response)
     }
 
@@ -77,7 +77,7 @@ impl RecommendationService for Recommendation {
             degraded: convert::degraded(&answer.slate.degraded),
             short_reason: answer.slate.short_reason.unwrap_or_default(),
         });
-        tell(response.metadata_mut(), &answer.variant, &answer.bundle_version, answer.cache);
+        tell(response.metadata_mut(), told(answer.variant, answer.bundle_version), answer.cache);
         Ok(response)
     }
 
@@ -97,7 +97,7 @@ impl RecommendationService for Recommendation {
             degraded: convert::degraded(&answer.slate.degraded),
             missing: convert::missing(&answer.slate.missing).into_iter().filter(is_missing).collect(),
         });
-        tell(response.metadata_mut(), &answer.variant, &answer.bundle_version, answer.cache);
+        tell(response.metadata_mut(), told(answer.variant, answer.bundle_version), answer.cache);
         Ok(response)
     }
 }
@@ -106,7 +106,9 @@ impl RecommendationService for Recommendation {
 async fn one_of_batch(desk: &Desk, index: usize, request: v1::RecommendRequest, refine: &Refine) -> Encoded {
     const RESPONSE_FIELD: u32 = 2;
     let reply = async {
-        let ask: Ask = convert::recommend(request, refine, &desk.config)?;
+        // Its turn in the batch is when it arrives.
+        let refine = Refine { received: Some(std::time::Instant::now()), ..refine.clone() };
+        let ask: Ask = convert::recommend(request, &refine, &desk.config)?;
         desk.answer(ask, convert::recommend_response).await
     };
     let reply = match refine.deadline {
@@ -118,18 +120,19 @@ async fn one_of_batch(desk: &Desk, index: usize, request: v1::RecommendRequest, 
     match reply {
         Ok(reply) => {
             let answer = convert::append_identity(&reply);
-            let mut bytes = BytesMut::with_capacity(answer.len() + 16);
+            let length = answer.encoded_len();
+            let mut bytes = BytesMut::with_capacity(length + 16);
             head.encode(&mut bytes).expect("the buffer grows");
             encode_key(RESPONSE_FIELD, WireType::LengthDelimited, &mut bytes);
-            encode_varint(answer.len() as u64, &mut bytes);
-            bytes.put_slice(&answer);
-            Encoded(bytes.freeze())
+            encode_varint(length as u64, &mut bytes);
+            answer.encode(&mut bytes).expect("the buffer grows");
+            bytes.freeze().into()
         }
         Err(error) => {
             let status = Status::from(error);
             let error = v1::RequestError { code: status.code().into(), message: status.message().to_owned() };
             head.answer = Some(v1::recommend_batch_response::Answer::Error(error));
-            Encoded(head.encode_to_vec().into())
+            head.encode_to_vec().into()
         }
     }
 }
@@ -140,15 +143,21 @@ const VARIANT: &str = "x-marquee-variant";
 fn refine<T>(request: &Request<T>) -> Result<Refine> {
     let variant = request.metadata().get(VARIANT).map(|value| value.to_str().map(str::to_owned)).transpose();
     let variant = variant.map_err(|_| Error::invalid(VARIANT, "must be ASCII"))?;
-    let deadline = request.extensions().get::<Deadline>().map(|deadline| deadline.0);
-    Ok(Refine { variant: variant.filter(|name| !name.is_empty()), deadline })
+    let arrival = request.extensions().get::<Arrival>();
+    let (received, deadline) = (arrival.map(|arrival| arrival.received), arrival.map(|arrival| arrival.deadline));
+    Ok(Refine { variant: variant.filter(|name| !name.is_empty()), deadline, received })
+}
+
+fn told(variant: String, bundle_version: String) -> Told {
+    Told { variant: variant.into(), bundle_version: bundle_version.into() }
 }
 
 /// Variant and bundle for callers, and proxies between, that do not read the message.
-fn tell(metadata: &mut MetadataMap, variant: &str, bundle: &str, cache: CacheStatus) {
-    for (name, value) in [(VARIANT, variant), ("x-marquee-bundle", bundle), ("x-marquee-cache", cache.name())] {
+fn tell(metadata: &mut MetadataMap, told: Told, cache: CacheStatus) {
+    for (name, value) in [(VARIANT, told.variant), ("x-marquee-bundle", told.bundle_version)] {
         if let Ok(value) = MetadataValue::try_from(value) {
             metadata.insert(name, value);
         }
     }
+    metadata.insert("x-marquee-cache", MetadataValue::from_static(cache.name()));
 }

@@ -42,6 +42,7 @@ macro_rules! suite {
             users_are_kept_exactly
             the_log_reads_in_order
             slates_read_back_bit_for_bit
+            repeats_are_found_through_the_slate_that_they_repeat
             bundles_roll_back_as_a_stack
             pruning_removes_only_what_is_old
             commits_are_announced
@@ -404,6 +405,38 @@ pub(crate) async fn slates_read_back_bit_for_bit(store: &dyn Store) {
     assert_eq!(page.iter().map(|slate| slate.slate_id.as_str()).collect::<Vec<_>>(), ["b"]);
 }
 
+pub(crate) async fn repeats_are_found_through_the_slate_that_they_repeat(store: &dyn Store) {
+    let (ids, ann) = (crate::ids::Ids::new(), UserKey::user("ann"));
+    let ranked = SlateRecord {
+        slate_id: ids.slate(1_000),
+        ranked_id: ids.slate(1_000),
+        user: Some(ann.clone()),
+        now_ms: 1_000,
+        variant: "default".to_owned(),
+        ..SlateRecord::default()
+    };
+    let ranked_id: std::sync::Arc<str> = ranked.slate_id.as_str().into();
+    let repeat = |now_ms| Repeat { slate_id: ids.slate(now_ms), ranked_id: ranked_id.clone(), now_ms };
+    let repeats: Vec<Repeat> = (0..5_000).map(|at| repeat(1_001 + at)).chain([repeat(90_000_000)]).collect();
+    store.put_slates(vec![ranked.clone()]).await.unwrap();
+    store.put_repeats(repeats.clone()).await.unwrap();
+    for repeat in [&repeats[0], &repeats[4_321], &repeats[5_000]] {
+        let found = store.get_slate(&repeat.slate_id).await.unwrap().unwrap();
+        let wanted = SlateRecord { slate_id: repeat.slate_id.clone(), now_ms: repeat.now_ms, ..ranked.clone() };
+        assert_eq!(found, wanted);
+    }
+    assert_eq!(store.get_slate(&ids.slate(1_001)).await.unwrap(), None, "of that moment, but not there");
+    assert_eq!(store.get_slate("another kind of id").await.unwrap(), None);
+    let page = store.slates_between(0, i64::MAX, None, 10).await.unwrap();
+    assert_eq!(page, [ranked], "only what was ranked");
+    assert!(store.prune(0, 80_000_000).await.unwrap().repeats > 0);
+    store.put_slates(vec![page[0].clone()]).await.unwrap();
+    assert_eq!(store.get_slate(&repeats[0].slate_id).await.unwrap(), None);
+    assert!(store.get_slate(&repeats[5_000].slate_id).await.unwrap().is_some());
+    store.forget(&ann, 6).await.unwrap();
+    assert_eq!(store.get_slate(&repeats[5_000].slate_id).await.unwrap(), None, "whose slate was erased");
+}
+
 pub(crate) async fn bundles_roll_back_as_a_stack(store: &dyn Store) {
     let bundle = |version: &str, created_ms| BundleRecord {
         version: version.to_owned(),
@@ -438,7 +471,7 @@ pub(crate) async fn pruning_removes_only_what_is_old(store: &dyn Store) {
     store.append_events(vec![like("new", &ann, "i", 1)], 200).await.unwrap();
     let slate = |id: &str, now_ms| SlateRecord { slate_id: id.to_owned(), now_ms, ..SlateRecord::default() };
     store.put_slates(vec![slate("old", 100), slate("new", 200)]).await.unwrap();
-    assert_eq!(store.prune(200, 200).await.unwrap(), Pruned { event_ids: 1, slates: 1 });
+    assert_eq!(store.prune(200, 200).await.unwrap(), Pruned { event_ids: 1, slates: 1, repeats: 0 });
     assert!(store.get_slate("new").await.unwrap().is_some());
     assert_eq!(append_one(store, like("new", &ann, "i", 1)).await, Outcome::Duplicate);
     assert!(matches!(append_one(store, like("old", &ann, "i", 1)).await, Outcome::Accepted { seq: 3, .. }));

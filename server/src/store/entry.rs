@@ -317,6 +317,17 @@ pub struct SlateRecord {
     pub rows: Option<SlateRows>,
 }
 
+/// One more answer from a ranking that has a slate of its own in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Repeat {
+    /// The attribution token.
+    pub slate_id: String,
+    /// The slate that it repeats.
+    pub ranked_id: Arc<str>,
+    /// When.
+    pub now_ms: TimeMs,
+}
+
 /// One place of a logged slate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SlateRecordItem {
@@ -387,4 +398,6 @@ pub struct Pruned {
     pub event_ids: u64,
     /// Logged slates.
     pub slates: u64,
+    /// Rows of repeated slates, each of many.
+    pub repeats: u64,
 }

@@ -85,10 +85,14 @@ pub trait Store: Send + Sync {
     /// Keeps slates; one that is there already is left as it is.
     async fn put_slates(&self, slates: Vec<SlateRecord>) -> Result<()>;
 
-    /// A logged slate.
+    /// Keeps answers that repeat logged slates. What [`Store::get_slate`] says of one is what the slate that it repeats
+    /// says, with its own id and moment; nothing once that is gone.
+    async fn put_repeats(&self, repeats: Vec<Repeat>) -> Result<()>;
+
+    /// A logged slate, or one that repeats it.
     async fn get_slate(&self, slate_id: &str) -> Result<Option<SlateRecord>>;
 
-    /// Slates with `from_ms <= now_ms < until_ms`, by (now, id), after `after`.
+    /// Slates that were ranked with `from_ms <= now_ms < until_ms`, by (now, id), after `after`.
     async fn slates_between(
         &self,
         from_ms: TimeMs,

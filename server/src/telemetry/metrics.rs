@@ -1,5 +1,7 @@
 //! Every metric there is, by name. Adding one is a field and a line in [`Metrics::new`].
 
+use std::sync::OnceLock;
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -7,6 +9,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+
+use super::process::Process;
 
 /// Upper bounds of latency buckets, in seconds: 50 us to 10 s, tight around a few milliseconds.
 const LATENCY_SECONDS: [f64; 18] = [
@@ -17,6 +21,38 @@ const LATENCY_SECONDS: [f64; 18] = [
 /// Upper bounds of count buckets.
 const COUNTS: [f64; 14] =
     [0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0, 2_000.0, 5_000.0, 10_000.0];
+
+/// Methods of calls: those of our services, and what else there is. A call that is refused before it is routed must
+/// not make up a label.
+pub const METHODS: [&str; 23] = [
+    "Recommend",
+    "RecommendBatch",
+    "SimilarItems",
+    "RankItems",
+    "RecordEvents",
+    "StreamEvents",
+    "UpsertItems",
+    "DeleteItems",
+    "GetItems",
+    "ListItems",
+    "UpsertUsers",
+    "GetUser",
+    "ListEvents",
+    "MergeUsers",
+    "ForgetUser",
+    "ListBundles",
+    "ActivateBundle",
+    "RollbackBundle",
+    "GetStatus",
+    "PurgeCache",
+    "Health",
+    "Reflection",
+    "unknown",
+];
+
+/// Stages of a ranked answer, in order: those of the engine between what comes before and after it.
+const STAGES: [&str; 11] =
+    ["decode", "situation", "queue", "profile", "retrieve", "blend", "features", "rank", "slate", "encode", "record"];
 
 /// The one label of a family, from a set that we choose: a method, a stage, a source, an outcome.
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -44,6 +80,28 @@ pub(super) struct CallLabel {
 type Counters = Family<Label, Counter>;
 type Histograms = Family<Label, Histogram, fn() -> Histogram>;
 
+/// Members of a family whose names are known beforehand, so that an update on the hot path looks nothing up. A name
+/// gets its line when it is first used: what never happened has none.
+struct Known<T> {
+    names: Vec<&'static str>,
+    made: Vec<OnceLock<T>>,
+}
+
+impl<T: Clone> Known<T> {
+    fn new(names: impl IntoIterator<Item = &'static str>) -> Known<T> {
+        let names: Vec<&'static str> = names.into_iter().collect();
+        Known { made: names.iter().map(|_| OnceLock::new()).collect(), names }
+    }
+
+    /// The member of that name, made when it is first asked for; `None` for a name that is not known.
+    fn get(&self, name: &str, make: impl FnOnce() -> T) -> Option<&T> {
+        // The same text mostly is the same constant.
+        let place = self.names.iter().position(|known| std::ptr::eq(*known, name));
+        let place = place.or_else(|| self.names.iter().position(|known| *known == name))?;
+        Some(self.made[place].get_or_init(make))
+    }
+}
+
 /// Every metric of one server. Cheap to update; share it by `Arc`.
 pub struct Metrics {
     registry: Registry,
@@ -52,6 +110,14 @@ pub struct Metrics {
     stage_seconds: Histograms,
     source_candidates: Histograms,
     source_survivors: Histograms,
+    /// Counter of OK answers and histogram of a method.
+    ok_calls: Known<(Counter, Histogram)>,
+    known_stages: Known<Histogram>,
+    known_sources: Known<(Histogram, Histogram)>,
+    known_cache: Known<Counter>,
+    known_profiles: Known<Counter>,
+    known_slates: Known<Counter>,
+    process: Process,
     degraded: Counters,
     slates: Counters,
     events: Counters,
@@ -61,8 +127,8 @@ pub struct Metrics {
     profiles: Counters,
     /// Calls that run now.
     pub in_flight: Gauge,
-    /// Requests refused because the pool's queue was full.
-    pub shed: Counter,
+    shed: Counters,
+    shed_seconds: Histogram,
     /// Time of one commit of the store, fsync included.
     pub store_commit_seconds: Histogram,
     /// Log entries, slates and other rows in one commit.
@@ -87,6 +153,13 @@ impl Metrics {
     /// A fresh set, all zero.
     pub fn new() -> Metrics {
         let mut metrics = Metrics {
+            ok_calls: Known::new(METHODS),
+            known_stages: Known::new(STAGES),
+            known_sources: Known::new(marquee_engine::source_names()),
+            known_cache: Known::new(["hit", "miss", "bypass"]),
+            known_profiles: Known::new(["hit", "miss"]),
+            known_slates: Known::new(["default", "popular", "blend", "similar"]),
+            process: Process::start(),
             registry: Registry::with_prefix("marquee"),
             calls: Family::default(),
             call_seconds: Family::new_with_constructor(latencies),
@@ -100,7 +173,8 @@ impl Metrics {
             cache: Family::default(),
             profiles: Family::default(),
             in_flight: Gauge::default(),
-            shed: Counter::default(),
+            shed: Counters::default(),
+            shed_seconds: latencies(),
             store_commit_seconds: latencies(),
             store_commit_entries: counts(),
             log_end: Gauge::default(),
@@ -116,7 +190,7 @@ impl Metrics {
         let r = &mut self.registry;
         r.register("calls", "Calls by method and status code", self.calls.clone());
         r.register("call_seconds", "Time of a call by method", self.call_seconds.clone());
-        r.register("stage_seconds", "Time of a stage of ranking", self.stage_seconds.clone());
+        r.register("stage_seconds", "Time of a stage of a ranked answer", self.stage_seconds.clone());
         r.register("source_candidates", "Hits of a source in one request", self.source_candidates.clone());
         r.register("source_survivors", "Hits of a source that reached the slate", self.source_survivors.clone());
         r.register("degraded", "Answers that had to do without something, by what", self.degraded.clone());
@@ -130,7 +204,8 @@ impl Metrics {
         r.register("cache", "Lookups of the slate cache: hit, miss, bypass", self.cache.clone());
         r.register("profiles", "Lookups of the profile cache: hit, miss", self.profiles.clone());
         r.register("in_flight", "Calls that run now", self.in_flight.clone());
-        r.register("shed", "Requests refused because the queue was full", self.shed.clone());
+        r.register("shed", "Requests refused for lack of room or time, by why", self.shed.clone());
+        r.register("shed_seconds", "From the arrival of a call to its refusal", self.shed_seconds.clone());
         r.register("store_commit_seconds", "Time of a commit, fsync included", self.store_commit_seconds.clone());
         r.register("store_commit_entries", "Rows in a commit", self.store_commit_entries.clone());
         r.register("log_end", "Position of the newest log entry", self.log_end.clone());
@@ -141,19 +216,54 @@ impl Metrics {
 
     /// One call ended.
     pub fn call(&self, method: &str, code: &str, seconds: f64) {
-        self.calls.get_or_create(&CallLabel { method: method.to_owned(), code: code.to_owned() }).inc();
-        self.call_seconds.get_or_create(&Label::new(method)).observe(seconds);
+        let counter =
+            || self.calls.get_or_create(&CallLabel { method: method.to_owned(), code: code.to_owned() }).clone();
+        let histogram = || self.call_seconds.get_or_create(&Label::new(method)).clone();
+        let known = if code == "OK" { self.ok_calls.get(method, || (counter(), histogram())) } else { None };
+        match known {
+            Some((calls, times)) => {
+                calls.inc();
+                times.observe(seconds);
+            }
+            None => {
+                counter().inc();
+                histogram().observe(seconds);
+            }
+        }
+        if code == "RESOURCE_EXHAUSTED" {
+            self.shed_seconds.observe(seconds);
+        }
     }
 
     /// A stage of one request took this long.
     pub fn stage(&self, stage: &str, seconds: f64) {
-        self.stage_seconds.get_or_create(&Label::new(stage)).observe(seconds);
+        let make = || self.stage_seconds.get_or_create(&Label::new(stage)).clone();
+        match self.known_stages.get(stage, make) {
+            Some(times) => times.observe(seconds),
+            None => make().observe(seconds),
+        }
     }
 
     /// A source brought so many candidates, of which so many reached the slate.
     pub fn source(&self, source: &str, candidates: u32, survivors: u32) {
-        self.source_candidates.get_or_create(&Label::new(source)).observe(f64::from(candidates));
-        self.source_survivors.get_or_create(&Label::new(source)).observe(f64::from(survivors));
+        let make = || {
+            let label = Label::new(source);
+            let candidates = self.source_candidates.get_or_create(&label).clone();
+            (candidates, self.source_survivors.get_or_create(&label).clone())
+        };
+        let observe = |(all, left): &(Histogram, Histogram)| {
+            all.observe(f64::from(candidates));
+            left.observe(f64::from(survivors));
+        };
+        match self.known_sources.get(source, make) {
+            Some(both) => observe(both),
+            None => observe(&make()),
+        }
+    }
+
+    /// A request was refused for lack of room or time.
+    pub fn shed(&self, why: &str) {
+        self.shed.get_or_create(&Label::new(why)).inc();
     }
 
     /// An answer had to do without `what`.
@@ -163,7 +273,7 @@ impl Metrics {
 
     /// A slate of this variant was answered. Only names from the config: never what a caller wrote.
     pub fn slate(&self, variant: &str) {
-        self.slates.get_or_create(&Label::new(variant)).inc();
+        count(&self.known_slates, &self.slates, variant);
     }
 
     /// So many events were accepted, duplicates, rejected.
@@ -177,12 +287,12 @@ impl Metrics {
 
     /// A lookup of the slate cache: "hit", "miss" or "bypass".
     pub fn cache(&self, outcome: &str) {
-        self.cache.get_or_create(&Label::new(outcome)).inc();
+        count(&self.known_cache, &self.cache, outcome);
     }
 
     /// A lookup of the profile cache.
     pub fn profile(&self, hit: bool) {
-        self.profiles.get_or_create(&Label::new(if hit { "hit" } else { "miss" })).inc();
+        count(&self.known_profiles, &self.profiles, if hit { "hit" } else { "miss" });
     }
 
     /// A commit of so many rows took this long.
@@ -195,8 +305,24 @@ impl Metrics {
     pub fn render(&self) -> String {
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("writing to a String cannot fail");
+        // The process's own metrics have no prefix; the end of the text is after them.
+        let ours = text.strip_suffix(END).map_or(text.len(), str::len);
+        text.truncate(ours);
+        text.push_str(&self.process.render());
+        text.push_str(END);
         text
     }
+}
+
+/// How OpenMetrics ends.
+const END: &str = "# EOF\n";
+
+fn count(known: &Known<Counter>, family: &Counters, name: &str) {
+    let make = || family.get_or_create(&Label::new(name)).clone();
+    match known.get(name, make) {
+        Some(counter) => counter.inc(),
+        None => make().inc(),
+    };
 }
 
 fn latencies() -> Histogram {
@@ -217,15 +343,25 @@ mod tests {
         metrics.call("Recommend", "OK", 0.002);
         metrics.events(3, 0, 1);
         metrics.source("popular", 100, 4);
+        metrics.call("RankItems", "RESOURCE_EXHAUSTED", 0.0001);
+        metrics.shed("deadline");
+        metrics.stage("rank", 0.001);
         let text = metrics.render();
         for line in [
             "marquee_calls_total{method=\"Recommend\",code=\"OK\"} 1",
             "marquee_events_total{name=\"accepted\"} 3",
             "marquee_call_seconds_bucket{le=\"0.002\",name=\"Recommend\"} 1",
             "marquee_source_survivors_sum{name=\"popular\"} 4.0",
+            "marquee_shed_seconds_count 1",
+            "marquee_shed_total{name=\"deadline\"} 1",
+            "marquee_stage_seconds_count{name=\"rank\"} 1",
+            "process_cpu_seconds_total ",
+            "process_resident_memory_bytes ",
+            "process_start_time_seconds ",
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }
         assert!(!text.contains("name=\"duplicate\""), "what never happened has no line");
+        assert!(text.ends_with(END) && text.matches(END).count() == 1);
     }
 }

@@ -8,5 +8,6 @@ mod bundles;
 mod events;
 mod harness;
 mod lifecycle;
+mod overload;
 mod pages;
 mod tour;

@@ -1,11 +1,15 @@
 //! Answers onto the wire.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use marquee_engine::types::{Degradation, Explanation, Missing, SlateItem};
-use marquee_proto::v1;
+use marquee_proto::{Encoded, v1};
 use prost::Message;
 
 use crate::answer::{Answer, CacheStatus, Reply};
+
+/// Numbers of the fields that differ in a repeated answer.
+const SLATE_ID_FIELD: u32 = 1;
+const CACHE_STATUS_FIELD: u32 = 7;
 
 /// The encoded answer of a fresh ranking.
 pub(in crate::rpc) fn recommend_response(answer: &Answer) -> Bytes {
@@ -26,21 +30,17 @@ pub(in crate::rpc) fn recommend_response(answer: &Answer) -> Bytes {
     response.encode_to_vec().into()
 }
 
-/// The bytes to send: of a repeated ranking with its own slate id and cache status behind the cached bytes. Of a
-/// singular field the last one counts, so that nothing is decoded.
-pub(in crate::rpc) fn append_identity(reply: &Reply) -> Bytes {
+/// The message to send: of a repeated ranking with its own slate id and cache status behind the cached bytes. Of a
+/// singular field the last one counts, so that nothing is decoded, and nothing copied.
+pub(in crate::rpc) fn append_identity(reply: &Reply) -> Encoded {
+    let body = reply.body.clone();
     if reply.cache != CacheStatus::Hit {
-        return reply.body.clone();
+        return body.into();
     }
-    let own = v1::RecommendResponse {
-        slate_id: reply.slate_id.clone(),
-        cache_status: status(CacheStatus::Hit).into(),
-        ..Default::default()
-    };
-    let mut bytes = BytesMut::with_capacity(reply.body.len() + own.encoded_len());
-    bytes.put_slice(&reply.body);
-    own.encode(&mut bytes).expect("the buffer grows");
-    bytes.freeze()
+    let mut tail = Vec::with_capacity(reply.slate_id.len() + 8);
+    prost::encoding::string::encode(SLATE_ID_FIELD, &reply.slate_id, &mut tail);
+    prost::encoding::int32::encode(CACHE_STATUS_FIELD, &status(CacheStatus::Hit).into(), &mut tail);
+    Encoded { body, tail: tail.into() }
 }
 
 fn status(cache: CacheStatus) -> v1::CacheStatus {
@@ -103,6 +103,7 @@ fn explanation(explanation: &Explanation) -> v1::Explanation {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::answer::Told;
 
     #[test]
     fn a_repeated_answer_has_its_own_id_and_the_first_ranking_s() {
@@ -117,11 +118,10 @@ mod tests {
         let reply = Reply {
             body: recommend_response(&answer),
             slate_id: "second".to_owned(),
-            bundle_version: "b".to_owned(),
-            variant: "default".to_owned(),
+            told: Told { variant: "default".into(), bundle_version: "b".into() },
             cache: CacheStatus::Hit,
         };
-        let response = v1::RecommendResponse::decode(append_identity(&reply)).unwrap();
+        let response = v1::RecommendResponse::decode(&*append_identity(&reply).encode_to_vec()).unwrap();
         assert_eq!((response.slate_id.as_str(), response.ranked_id.as_str()), ("second", "first"));
         assert_eq!(response.cache_status(), v1::CacheStatus::Hit);
         assert_eq!(response.next_page_token, "next");

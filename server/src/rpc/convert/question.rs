@@ -1,12 +1,12 @@
 //! Requests for slates into an [`Ask`].
 
+use std::mem::take;
 use std::sync::Arc;
 use std::time::Instant;
 
 use marquee_engine::types::{AttributeCondition, AttributeTest, Context, ExplainLevel, Filter};
 use marquee_proto::v1;
 use prost::Message;
-use sha2::{Digest, Sha256};
 
 use super::{count_in, ids_in, time_in, visitor_in};
 use crate::answer::{Ask, Kind};
@@ -21,6 +21,8 @@ pub(in crate::rpc) struct Refine {
     pub(in crate::rpc) variant: Option<String>,
     /// When the caller stops waiting.
     pub(in crate::rpc) deadline: Option<Instant>,
+    /// When the message was there; it is decoded from then on.
+    pub(in crate::rpc) received: Option<Instant>,
 }
 
 /// A request for a slate.
@@ -29,7 +31,7 @@ pub(in crate::rpc) fn recommend(mut request: v1::RecommendRequest, refine: &Refi
         request.variant.clone_from(variant);
     }
     let count = count("count", request.count, config.limits.count_default, config)?;
-    let question = question(&request);
+    let question = question(&mut request);
     Ok(Ask { count, ..ask(request, Kind::Recommend, question, refine, config)? })
 }
 
@@ -61,7 +63,7 @@ pub(in crate::rpc) fn rank(request: v1::RankItemsRequest, refine: &Refine, confi
     // The items that are left out are explained, whether asked or not: the caller wants to know where they went.
     query.explain_missing_item_ids.clear();
     let kind = Kind::Rank { items, include_seen: request.include_seen };
-    let ask = ask(query, kind, [0; 16], refine, config).map_err(|error| error.within("query."))?;
+    let ask = ask(query, kind, Vec::new(), refine, config).map_err(|error| error.within("query."))?;
     Ok(Ask { count, ..ask })
 }
 
@@ -86,10 +88,10 @@ pub(in crate::rpc) fn similar(request: v1::SimilarItemsRequest, refine: &Refine,
         ..Default::default()
     };
     let refine = Refine { variant: None, ..refine.clone() };
-    Ok(Ask { count, ..ask(query, Kind::Similar { items }, [0; 16], &refine, config)? })
+    Ok(Ask { count, ..ask(query, Kind::Similar { items }, Vec::new(), &refine, config)? })
 }
 
-fn ask(request: v1::RecommendRequest, kind: Kind, question: [u8; 16], refine: &Refine, config: &Config) -> Result<Ask> {
+fn ask(request: v1::RecommendRequest, kind: Kind, question: Vec<u8>, refine: &Refine, config: &Config) -> Result<Ask> {
     let limits = &config.limits;
     not_yet(&request)?;
     let user = visitor_in(&request.user_id, &request.anonymous_id, limits)?;
@@ -122,23 +124,33 @@ fn ask(request: v1::RecommendRequest, kind: Kind, question: [u8; 16], refine: &R
         bypass_cache: request.bypass_cache,
         question,
         deadline: refine.deadline,
+        received: refine.received,
+        decoded: Instant::now(),
     })
 }
 
-/// A hash of what is asked, without what may change from page to page.
-fn question(request: &v1::RecommendRequest) -> [u8; 16] {
-    let asked = v1::RecommendRequest {
-        count: 0,
-        session_id: String::new(),
-        write_token: String::new(),
-        require_fresh: false,
-        page_token: String::new(),
-        bypass_cache: false,
-        explain_missing_item_ids: Vec::new(),
-        ..request.clone()
+/// What is asked, encoded, without what may change from page to page.
+fn question(request: &mut v1::RecommendRequest) -> Vec<u8> {
+    // Taken out and put back, so that nothing is copied but what counts.
+    let rest = v1::RecommendRequest {
+        count: take(&mut request.count),
+        session_id: take(&mut request.session_id),
+        write_token: take(&mut request.write_token),
+        require_fresh: take(&mut request.require_fresh),
+        page_token: take(&mut request.page_token),
+        bypass_cache: take(&mut request.bypass_cache),
+        explain_missing_item_ids: take(&mut request.explain_missing_item_ids),
+        ..Default::default()
     };
-    let digest = Sha256::digest(asked.encode_to_vec());
-    digest[..16].try_into().expect("sixteen of thirty-two bytes")
+    let asked = request.encode_to_vec();
+    request.count = rest.count;
+    request.session_id = rest.session_id;
+    request.write_token = rest.write_token;
+    request.require_fresh = rest.require_fresh;
+    request.page_token = rest.page_token;
+    request.bypass_cache = rest.bypass_cache;
+    request.explain_missing_item_ids = rest.explain_missing_item_ids;
+    asked
 }
 
 fn not_yet(request: &v1::RecommendRequest) -> Result<()> {
@@ -336,7 +348,7 @@ mod tests {
 
     #[test]
     fn the_metadata_wins_over_the_field() {
-        let refine = Refine { variant: Some("blend".to_owned()), deadline: None };
+        let refine = Refine { variant: Some("blend".to_owned()), ..Refine::default() };
         let request = v1::RecommendRequest { variant: "popular".to_owned(), ..Default::default() };
         assert_eq!(recommend(request, &refine, &Config::default()).unwrap().variant.as_deref(), Some("blend"));
     }

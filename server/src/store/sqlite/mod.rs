@@ -8,6 +8,7 @@ mod catalog;
 mod history;
 mod log;
 mod people;
+mod repeats;
 mod slates;
 #[cfg(test)]
 mod tests;
@@ -26,7 +27,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePo
 use tokio::sync::watch;
 
 use super::{
-    Activations, BundleRecord, Counts, Deleted, Erased, Event, EventCursor, History, LogRow, Outcome, Pruned,
+    Activations, BundleRecord, Counts, Deleted, Erased, Event, EventCursor, History, LogRow, Outcome, Pruned, Repeat,
     SlateRecord, Store, StoredEvent, Tombstone, Upserted, User, UserKey, UserSummary,
 };
 use crate::config;
@@ -215,8 +216,16 @@ impl Store for Sqlite {
         self.writer.run(entries, slates::Put { slates }).await
     }
 
+    async fn put_repeats(&self, repeats: Vec<Repeat>) -> Result<()> {
+        self.writer.run(1, repeats::Put { repeats }).await
+    }
+
     async fn get_slate(&self, slate_id: &str) -> Result<Option<SlateRecord>> {
-        slates::get(&mut *self.view().await?, slate_id).await
+        let mut view = self.view().await?;
+        match slates::ranked(&mut view, slate_id).await? {
+            Some(slate) => Ok(Some(slate)),
+            None => repeats::get(&mut view, slate_id).await,
+        }
     }
 
     async fn slates_between(
@@ -259,6 +268,7 @@ impl Store for Sqlite {
             let removed = self.writer.run(1, slates::Prune { event_ids_before_ms, slates_before_ms }).await?;
             total.event_ids += removed.event_ids;
             total.slates += removed.slates;
+            total.repeats += removed.repeats;
             if removed == Pruned::default() {
                 return Ok(total);
             }

@@ -52,8 +52,8 @@ impl Write for Put {
     }
 }
 
-/// See [`crate::store::Store::get_slate`].
-pub(super) async fn get(connection: &mut SqliteConnection, slate_id: &str) -> Result<Option<SlateRecord>> {
+/// A slate that was ranked; see [`crate::store::Store::get_slate`].
+pub(super) async fn ranked(connection: &mut SqliteConnection, slate_id: &str) -> Result<Option<SlateRecord>> {
     let row = sqlx::query(sqlx::AssertSqlSafe(format!("SELECT {COLUMNS} FROM slates WHERE slate_id = ?")))
         .bind(slate_id.to_owned())
         .fetch_optional(connection)
@@ -127,7 +127,13 @@ impl Write for Prune {
             "DELETE FROM slates WHERE slate_id IN (SELECT slate_id FROM slates WHERE now_ms < ? LIMIT ?)",
             self.slates_before_ms,
         );
-        Ok(Pruned { event_ids, slates: slates.await? })
+        let slates = slates.await?;
+        let repeats = remove(
+            tx,
+            "DELETE FROM repeats WHERE id IN (SELECT id FROM repeats WHERE last_ms < ? ORDER BY last_ms LIMIT ?)",
+            self.slates_before_ms,
+        );
+        Ok(Pruned { event_ids, slates, repeats: repeats.await? })
     }
 }
 

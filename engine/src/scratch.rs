@@ -1,0 +1,179 @@
+//! Scratch: memory that a thread keeps from one request to the next, so that a request allocates little.
+//!
+//! What is left in it never changes a result. Its size is bounded by the number of rows: four bytes each for a set.
+
+use std::cell::RefCell;
+use std::ops::{Deref, DerefMut};
+use std::thread::LocalKey;
+
+use crate::types::Row;
+
+/// What a thread keeps.
+pub(crate) trait Kept: Default + 'static {
+    /// Those that are not in use.
+    fn shelf() -> &'static LocalKey<RefCell<Vec<Self>>>;
+}
+
+/// One of a thread's, given back when it is dropped.
+#[derive(Debug, Default)]
+pub(crate) struct Lent<T: Kept>(T);
+
+impl<T: Kept> Lent<T> {
+    /// As the last user left it.
+    pub(crate) fn take() -> Lent<T> {
+        Lent(T::shelf().with_borrow_mut(Vec::pop).unwrap_or_default())
+    }
+}
+
+impl<T: Kept> Drop for Lent<T> {
+    fn drop(&mut self) {
+        /// More than one request needs.
+        const SHELF_MAX: usize = 8;
+        let own = std::mem::take(&mut self.0);
+        // A thread that ends has no shelf any more.
+        let _gone = T::shelf().try_with(|shelf| {
+            let mut shelf = shelf.borrow_mut();
+            if shelf.len() < SHELF_MAX {
+                shelf.push(own);
+            }
+        });
+    }
+}
+
+impl<T: Kept> Deref for Lent<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T: Kept> DerefMut for Lent<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.0
+    }
+}
+
+macro_rules! kept {
+    ($type:ty, $shelf:ident) => {
+        thread_local! {
+            static $shelf: RefCell<Vec<$type>> = const { RefCell::new(Vec::new()) };
+        }
+        impl Kept for $type {
+            fn shelf() -> &'static LocalKey<RefCell<Vec<$type>>> {
+                &$shelf
+            }
+        }
+    };
+}
+
+/// A set of rows, each with a number in the order in which they came: a sparse set (Briggs and Torczon 1993), which is
+/// emptied at no cost.
+#[derive(Debug, Default)]
+pub(crate) struct Slots {
+    slot_of: Vec<u32>,
+    rows: Vec<Row>,
+}
+
+kept!(Slots, SLOTS);
+
+impl Slots {
+    /// Empty, for rows below `rows`.
+    pub(crate) fn empty(rows: usize) -> Lent<Slots> {
+        let mut slots = Lent::<Slots>::take();
+        slots.rows.clear();
+        if slots.slot_of.len() < rows {
+            slots.slot_of.resize(rows, 0);
+        }
+        slots
+    }
+
+    /// The row's number.
+    #[inline]
+    pub(crate) fn get(&self, row: Row) -> Option<usize> {
+        let slot = *self.slot_of.get(row as usize)? as usize;
+        (self.rows.get(slot) == Some(&row)).then_some(slot)
+    }
+
+    /// The row's number, and whether it is new. Panics for a row that it was not made for.
+    #[inline]
+    pub(crate) fn insert(&mut self, row: Row) -> (usize, bool) {
+        let slot = self.slot_of[row as usize] as usize;
+        if self.rows.get(slot) == Some(&row) {
+            return (slot, false);
+        }
+        let slot = self.rows.len();
+        self.slot_of[row as usize] = slot as u32;
+        self.rows.push(row);
+        (slot, true)
+    }
+
+    /// The rows in order of their numbers.
+    pub(crate) fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+}
+
+/// A set of rows that answers in one bit.
+#[derive(Debug, Default)]
+pub(crate) struct Bits {
+    words: Vec<u64>,
+    set: Vec<Row>,
+}
+
+kept!(Bits, BITS);
+
+impl Bits {
+    /// Empty, for rows below `rows`.
+    pub(crate) fn empty(rows: usize) -> Lent<Bits> {
+        let mut bits = Lent::<Bits>::take();
+        let Bits { words, set } = &mut *bits;
+        set.drain(..).for_each(|row| words[row as usize / 64] = 0);
+        if words.len() * 64 < rows {
+            words.resize(rows.div_ceil(64), 0);
+        }
+        bits
+    }
+
+    /// Panics for a row that it was not made for.
+    pub(crate) fn insert(&mut self, row: Row) {
+        self.words[row as usize / 64] |= 1 << (row % 64);
+        self.set.push(row);
+    }
+
+    #[inline]
+    pub(crate) fn contains(&self, row: Row) -> bool {
+        self.words.get(row as usize / 64).is_some_and(|word| word >> (row % 64) & 1 == 1)
+    }
+}
+
+/// Numbers.
+pub(crate) type Floats = Vec<f32>;
+
+kept!(Floats, FLOATS);
+
+/// Sixteen numbers of one row: one cache line.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C, align(64))]
+pub(crate) struct Line(pub(crate) [f32; 16]);
+
+pub(crate) type Lines = Vec<Line>;
+
+kept!(Lines, LINES);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_that_was_used_before_is_empty_again() {
+        for _ in 0..2 {
+            let (mut slots, mut bits) = (Slots::empty(100), Bits::empty(100));
+            assert!(slots.rows().is_empty() && slots.get(7).is_none() && !bits.contains(70));
+            assert_eq!([slots.insert(7), slots.insert(9), slots.insert(7)], [(0, true), (1, true), (0, false)]);
+            assert_eq!((slots.get(9), slots.get(8), slots.get(500), slots.rows()), (Some(1), None, None, &[7, 9][..]));
+            bits.insert(70);
+            assert!(bits.contains(70) && !bits.contains(6) && !bits.contains(500));
+        }
+    }
+}
