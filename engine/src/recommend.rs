@@ -110,21 +110,19 @@ impl Engine {
         slate
     }
 
-    /// Asks every source by itself, and nothing else: for benchmarks and tests. For each source in turn, `observer` hears
-    /// an empty name when the moment is there and then the source's name with its hits: as many as the variant plans,
-    /// or all that it ranks.
+    /// Asks some sources, and nothing else: for benchmarks and tests. `observer` hears an empty name when the moment is
+    /// there, and then each source's name with its hits: as many as the variant plans, or all that it ranks. What several
+    /// sources share is computed by the first one that needs it.
     pub fn probe(
         &self,
-        query: &Query,
-        profile: &Profile,
-        world: &World,
+        (query, profile, world): (&Query, &Profile, &World),
+        sources: &[&str],
         observer: &mut dyn FnMut(&'static str, &[Hit]),
     ) {
-        for source in SOURCES {
-            let moment = Moment::new(query, profile, world, &self.bundle);
-            observer("", &[]);
-            let answer = (source.ask)(&moment);
-            let hits = answer.map(|mut answer| match query.variant.sources.get(source.name) {
+        let moment = Moment::new(query, profile, world, &self.bundle);
+        observer("", &[]);
+        for source in SOURCES.iter().filter(|source| sources.contains(&source.name)) {
+            let hits = (source.ask)(&moment).map(|mut answer| match query.variant.sources.get(source.name) {
                 Some(&plan) => answer.hits(&moment, plan),
                 None => std::mem::take(&mut answer.ranked),
             });

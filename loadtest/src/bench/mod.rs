@@ -13,7 +13,7 @@ use marquee_engine::event::EventPolicy;
 use marquee_engine::index::{Hit, Scratch};
 use marquee_engine::types::{Profile, Query, Record, Rows, Slate, id_hash};
 use marquee_engine::world::{World, WorldBuilder};
-use marquee_engine::{Engine, Stage};
+use marquee_engine::{Engine, Stage, source_names};
 
 use crate::generate::{END_MS, Member, read_members, variant, variant_of};
 
@@ -93,8 +93,17 @@ impl Bench {
         self.engine.recommend_observed(&self.query, &self.people[person], &self.world, &[], &mut observer)
     }
 
-    /// Every source by itself; a lap for each, `source:NAME`, and its hits.
+    /// Every source by itself, with all that it needs; a lap for each, `source:NAME`, and its hits.
     pub fn sources(&self, person: usize, meter: &mut Meter) -> Vec<(&'static str, Vec<Hit>)> {
+        source_names().flat_map(|name| self.probe(person, &[name], meter)).collect()
+    }
+
+    /// All sources in turn, what they share computed once: the least that retrieval can cost. A lap for each.
+    pub fn retrieval(&self, person: usize, meter: &mut Meter) -> Vec<(&'static str, Vec<Hit>)> {
+        self.probe(person, &source_names().collect::<Vec<_>>(), meter)
+    }
+
+    fn probe(&self, person: usize, names: &[&str], meter: &mut Meter) -> Vec<(&'static str, Vec<Hit>)> {
         let mut answers = Vec::new();
         let observer = &mut |name: &'static str, hits: &[Hit]| {
             if !name.is_empty() {
@@ -103,7 +112,7 @@ impl Bench {
             }
             meter.skip();
         };
-        self.engine.probe(&self.query, &self.people[person], &self.world, observer);
+        self.engine.probe((&self.query, &self.people[person], &self.world), names, observer);
         answers
     }
 

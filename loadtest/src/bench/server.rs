@@ -119,7 +119,8 @@ pub fn compare(bench: &mut Bench, state: &Path, marquee: &Path) -> Result<Value>
     let row = |name: &str, us: f64| print(&format!("  {name:<42} {us:>9.1} {:>9.3}", us / sum));
     row("server, a ranked request over gRPC", server_us);
     row("engine, recommend alone", parts.whole_us);
-    row("sources, each alone, added up", parts.retrieval_us);
+    row("sources, what they share once", parts.retrieval_us);
+    row("  (each alone, added up)", parts.alone_us);
     row("model alone", parts.model_us);
     row("parts: sources + model", sum);
     Ok(json!({"items": bench.items(), "server_us": server_us, "parts": parts, "ratio": server_us / sum}))

@@ -35,8 +35,8 @@ pub(crate) struct Profile {
 /// Where ids come from.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Ids {
-    /// `prefix` and a number from `first` on.
-    Generated { prefix: String, first: u64 },
+    /// `prefix` and a number from `first` on, with zeros before it up to so many digits.
+    Generated { prefix: String, first: u64, digits: usize },
     /// One id a line.
     File(PathBuf),
     /// The column of an event file; in the order of their first event.
@@ -160,6 +160,7 @@ fn items(mut section: Reader, base: &Path) -> Items {
 fn ids(section: &mut Reader, base: &Path, from: &[&str], prefix: &str) -> Ids {
     let from = section.word("from", from);
     let (prefix, first) = (section.text("prefix", prefix), section.whole("first", 0, 0..=u64::from(u32::MAX)));
+    let digits = section.whole("digits", 0, 0..=20) as usize;
     let file = section.text("file", "");
     let wants_file = matches!(from.as_str(), "file" | "events");
     if wants_file && file.is_empty() {
@@ -171,7 +172,7 @@ fn ids(section: &mut Reader, base: &Path, from: &[&str], prefix: &str) -> Ids {
         "file" => Ids::File(base.join(file)),
         "events" => Ids::Events(base.join(file)),
         "server" => Ids::Server,
-        _ => Ids::Generated { prefix, first },
+        _ => Ids::Generated { prefix, first, digits },
     }
 }
 
@@ -235,6 +236,6 @@ mod tests {
         let profile = Profile::parse("[mix]\nrank = 1\nrecord_events = 2\n", Path::new("")).unwrap();
         assert_eq!(profile.kinds().collect::<Vec<_>>(), [Kind::Rank, Kind::RecordEvents]);
         assert_eq!(profile.items.ids, Ids::Server);
-        assert_eq!(profile.users.ids, Ids::Generated { prefix: "u".to_owned(), first: 0 });
+        assert_eq!(profile.users.ids, Ids::Generated { prefix: "u".to_owned(), first: 0, digits: 0 });
     }
 }

@@ -23,7 +23,7 @@ pub(crate) struct Names {
 /// The ids.
 #[derive(Debug, Clone)]
 pub(crate) enum Source {
-    Generated { prefix: String, first: u64, count: usize },
+    Generated { prefix: String, first: u64, digits: usize, count: usize },
     Listed(Vec<Box<str>>),
 }
 
@@ -34,8 +34,8 @@ impl Source {
     /// A file that cannot be read or holds no id; the message names it.
     pub(crate) fn read(ids: &Ids, count: usize, column: Column) -> anyhow::Result<Source> {
         let listed = match ids {
-            Ids::Generated { prefix, first } => {
-                return Ok(Source::Generated { prefix: prefix.clone(), first: *first, count });
+            Ids::Generated { prefix, first, digits } => {
+                return Ok(Source::Generated { prefix: prefix.clone(), first: *first, digits: *digits, count });
             }
             Ids::Server => anyhow::bail!("ids of the server are read from the server"),
             Ids::File(path) => lines(path)?,
@@ -97,7 +97,9 @@ impl Names {
     /// Its id.
     pub(crate) fn id(&self, number: u32) -> Cow<'_, str> {
         match &self.source {
-            Source::Generated { prefix, first, .. } => Cow::Owned(format!("{prefix}{}", first + u64::from(number))),
+            Source::Generated { prefix, first, digits, .. } => {
+                Cow::Owned(format!("{prefix}{:0digits$}", first + u64::from(number)))
+            }
             Source::Listed(ids) => Cow::Borrowed(&ids[number as usize]),
         }
     }
@@ -122,10 +124,11 @@ mod tests {
 
     #[test]
     fn generated_ids_count_from_the_first() {
-        let names = Names::new(Source::Generated { prefix: "u".to_owned(), first: 10, count: 5 }, 0.0, 1);
+        let source = Source::Generated { prefix: "u".to_owned(), first: 8, digits: 2, count: 5 };
+        let names = Names::new(source, 0.0, 1);
         let mut draw = Numbers::new(1, 2);
         let drawn: std::collections::BTreeSet<String> =
             (0..200).map(|_| names.id(names.draw(&mut draw)).into_owned()).collect();
-        assert_eq!(drawn.into_iter().collect::<Vec<_>>(), ["u10", "u11", "u12", "u13", "u14"]);
+        assert_eq!(drawn.into_iter().collect::<Vec<_>>(), ["u08", "u09", "u10", "u11", "u12"]);
     }
 }

@@ -1,4 +1,4 @@
-"""The load tester against a real server: what it finds, what it refuses, and that it cannot be fooled by a frozen one."""
+"""The load tester against a real server: what it finds, what it refuses, and that a frozen server is seen."""
 
 from __future__ import annotations
 
