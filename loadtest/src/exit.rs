@@ -18,6 +18,7 @@ pub(crate) enum Problem {
 
 impl Problem {
     /// Wrong input.
+    #[expect(clippy::needless_pass_by_value, reason = "it is what map_err hands over")]
     pub(crate) fn usage(error: anyhow::Error) -> Problem {
         Problem::Usage(vec![format!("{error:#}")])
     }

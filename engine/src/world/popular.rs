@@ -156,7 +156,7 @@ mod tests {
                 // Mostly today, mostly items that many like.
                 let time_ms = (100 - (number >> 40) as i64 % 9 + step as i64 / 50) * DAY_MS;
                 let item = item((number >> 8) % ITEMS * ((number >> 20) % ITEMS) / ITEMS);
-                let surface = if number % 3 == 0 { "" } else { "home" }.into();
+                let surface = if number.is_multiple_of(3) { "" } else { "home" }.into();
                 match number % 101 {
                     0 if step % 10 == 9 => apply(&mut builder, LogEntry::Delete { item }),
                     _ => apply(&mut builder, LogEntry::Event { item, touch, time_ms, surface }),

@@ -27,16 +27,19 @@ fn anything(number: u32) -> LogEntry {
     let (item, time_ms) = ((number / 8) as usize % ITEMS, NOW - i64::from(number % 97) * DAY_MS / 7);
     match number % 16 {
         0 => LogEntry::Delete { item: format!("i{item}").into() },
-        1 => upsert(Item { hidden: number % 3 == 0, created_ms: None, ..crate::sample::item(item) }, time_ms),
+        1 => upsert(Item { hidden: number.is_multiple_of(3), created_ms: None, ..crate::sample::item(item) }, time_ms),
         2 => upsert(Item { id: format!("new{item}").into(), created_ms: None, ..crate::sample::item(item) }, time_ms),
         3 => rated(item, time_ms, ""),
         4 => rated(item, time_ms + 10 * DAY_MS, "tv"),
-        _ => rated(item, time_ms, if number % 5 == 0 { "tv" } else { "home" }),
+        _ => rated(item, time_ms, if number.is_multiple_of(5) { "tv" } else { "home" }),
     }
 }
 
-/// Everything that is derived from a world, down to the bits.
-fn derived(world: &World) -> (Vec<Vec<(u32, u32)>>, Vec<u32>, Vec<(i64, u32)>, usize) {
+/// What is derived from a world, down to the bits:
+/// lists of popular rows with their scores, percentiles, arrivals with their rows, and how many rows there are.
+type Derived = (Vec<Vec<(u32, u32)>>, Vec<u32>, Vec<(i64, u32)>, usize);
+
+fn derived(world: &World) -> Derived {
     let surfaces = ["home", "tv"].into_iter().filter_map(|name| world.surface(name)).map(Popularity::Surface);
     let kinds = [Popularity::Ever].into_iter().chain((0..4).map(Popularity::HalfLife)).chain(surfaces);
     let list = |by| world.popular(by).iter().map(|&(row, score)| (row, score.to_bits())).collect();
