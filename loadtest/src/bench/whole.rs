@@ -77,7 +77,10 @@ impl Bench {
         print("  run   whole us  sources us  (each alone)  model us  whole / (sources + model)");
         for (at, run) in runs.iter().enumerate() {
             let Parts { whole_us, retrieval_us, alone_us, model_us, ratio } = run;
-            print(&format!("  {:>3} {whole_us:>10.1} {retrieval_us:>11.1} {alone_us:>13.1} {model_us:>9.1} {ratio:>10.3}", at + 1));
+            print(&format!(
+                "  {:>3} {whole_us:>10.1} {retrieval_us:>11.1} {alone_us:>13.1} {model_us:>9.1} {ratio:>10.3}",
+                at + 1
+            ));
         }
         let ratio = median(runs.iter().map(|run| run.ratio));
         print(&format!("  median of three: {ratio:.3}"));
