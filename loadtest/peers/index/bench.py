@@ -76,7 +76,8 @@ def generate(size: int, queries: int) -> tuple[Array, Array]:
     def units(count: int) -> Array:
         rows = centres[random.integers(0, len(centres), count)]
         rows = rows + random.standard_normal((count, DIMS), dtype=np.float32)
-        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        unit: Array = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        return unit
 
     return units(size), units(queries)
 
