@@ -69,6 +69,14 @@ struct Health {
     slowest: Duration,
 }
 
+impl Health {
+    fn note(&mut self, is_serving: bool, took: Duration) {
+        self.checks += 1;
+        self.bad += u32::from(!is_serving);
+        self.slowest = self.slowest.max(took);
+    }
+}
+
 pub(crate) async fn run(address: &str, args: Args) -> Result<ExitCode, Problem> {
     let slo = args.aim.slo().ok_or_else(|| Problem::usage(anyhow!("--slo: must be given, e.g. --slo p99=25ms")))?;
     if args.place.metrics.is_none() {
@@ -156,11 +164,7 @@ async fn watch_health(connections: Connections, health: Rc<RefCell<Health>>) {
             }
             None => false,
         };
-        let mut health = health.borrow_mut();
-        health.checks += 1;
-        health.bad += u32::from(!is_serving);
-        health.slowest = health.slowest.max(started.elapsed());
-        drop(health);
+        health.borrow_mut().note(is_serving, started.elapsed());
         tokio::time::sleep(HEALTH_EVERY).await;
     }
 }

@@ -101,7 +101,7 @@ fn head(page: &mut String, report: &Report) -> Written {
     let (status, setting) = (escape(&verdict.status), &report.setting);
     write!(page, "<header><h1>{what}<span class=\"verdict{class}\">{status}</span></h1>\n<p class=\"soft\">")?;
     let date = date(report.started_unix_s);
-    write!(page, "Marquee, profile \u{201c}{}\u{201d}, {date}</p></header>\n", escape(&setting.profile_name))?;
+    writeln!(page, "Marquee, profile \u{201c}{}\u{201d}, {date}</p></header>", escape(&setting.profile_name))?;
     if !verdict.reasons.is_empty() {
         page.push_str("<ul>");
         for reason in &verdict.reasons {
