@@ -18,9 +18,8 @@ pub(crate) enum Problem {
 
 impl Problem {
     /// Wrong input.
-    #[expect(clippy::needless_pass_by_value, reason = "it is what map_err hands over")]
-    pub(crate) fn usage(error: anyhow::Error) -> Problem {
-        Problem::Usage(vec![format!("{error:#}")])
+    pub(crate) fn usage(error: impl Into<anyhow::Error>) -> Problem {
+        Problem::Usage(vec![format!("{:#}", error.into())])
     }
 
     /// Says what is wrong.

@@ -70,7 +70,7 @@ struct Health {
 }
 
 impl Health {
-    fn count(&mut self, is_serving: bool, took: Duration) {
+    fn note(&mut self, is_serving: bool, took: Duration) {
         self.checks += 1;
         self.bad += u32::from(!is_serving);
         self.slowest = self.slowest.max(took);
@@ -164,7 +164,7 @@ async fn watch_health(connections: Connections, health: Rc<RefCell<Health>>) {
             }
             None => false,
         };
-        health.borrow_mut().count(is_serving, started.elapsed());
+        health.borrow_mut().note(is_serving, started.elapsed());
         tokio::time::sleep(HEALTH_EVERY).await;
     }
 }
