@@ -48,6 +48,9 @@ const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 /// Streams of one connection; the gate bounds them all together.
 const STREAMS_MAX: u32 = 1_024;
+/// Calls that a caller may give up before they are accepted: at its deadline every gRPC client does so with all that still
+/// wait, and beyond this number the whole connection is closed (20 unless said otherwise).
+const RESETS_PENDING_MAX: usize = STREAMS_MAX as usize;
 const KEEPALIVE: Duration = Duration::from_secs(60);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -182,6 +185,7 @@ pub async fn serve(
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_concurrent_streams(STREAMS_MAX)
+        .http2_max_pending_accept_reset_streams(Some(RESETS_PENDING_MAX))
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT));
     if let Some(tls) = tls(config)? {
