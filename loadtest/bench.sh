@@ -8,6 +8,6 @@ shift
 for size in $sizes; do
   [[ -f ".marquee/synthetic/$size/stamps/bundle" ]] || SIZE="$size" bash loadtest/synthetic.sh
 done
-cargo build --release --workspace --bins --quiet
+cargo build --release --workspace --bins --examples --quiet
 # shellcheck disable=SC2086 # the sizes are words
 "${CARGO_TARGET_DIR:-target}/release/marquee-bench" $sizes "$@"

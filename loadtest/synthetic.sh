@@ -107,7 +107,7 @@ bundle() {
   marquee bundle activate synthetic
 }
 
-cargo build --release --workspace --bins
+cargo build --release --workspace --bins --examples
 config
 once generate generate
 once import import
