@@ -132,16 +132,17 @@ async fn measure(bench: &Bench, state: &Path, marquee: &Path) -> Result<(Vec<f64
     let server = Server::start(state, marquee, &users[0]).await?;
     let mut client = server.client().await?;
     // Everybody once, so that profiles are in memory; the slates must be the engine's.
-    let mut equal = 0;
+    let (mut common, mut all) = (0, 0);
     for (at, user) in users.iter().enumerate() {
         let slate = client.recommend(question(user)).await?.into_inner();
         ensure!(slate.degraded.is_none_or(|degraded| degraded.parts.is_empty()), "user {user}: degraded");
         let ours = bench.recommend(at);
-        equal +=
-            usize::from(slate.results.iter().map(|item| &item.item_id).eq(ours.items.iter().map(|item| &*item.id)));
+        let has = |id: &str| slate.results.iter().any(|item| item.item_id == id);
+        common += ours.items.iter().filter(|item| has(&item.id)).count();
+        all += ours.items.len();
     }
-    // Its clock is a little later than the bench's: an item may have come of age meanwhile.
-    ensure!(equal * 10 >= users.len() * 9, "{equal} of {} slates are the engine's", users.len());
+    // Its clock is minutes later than the bench's: ages and popularity have moved a little meanwhile.
+    ensure!(common * 20 >= all * 19, "{common} of {all} items of the engine's slates are in the server's");
     let mut costs = Vec::new();
     for _ in 0..RUNS {
         let before = server.cpu_us()?;
