@@ -81,6 +81,10 @@ bench-memory: models/.venv/stamp ## Start-up and resident memory of several size
 bench-index: ## Our index beside hnswlib and usearch, same vectors, one run; SIZE=1000000 takes many minutes
 	@bash loadtest/peers/index/run.sh $(or $(SIZE),100000)
 
+.PHONY: bench-recall
+bench-recall: ## Recall and time of graphs at full size, from hnsw_rs and from our own builder (takes minutes)
+	MARQUEE_FULL_SIZE=1 cargo test --workspace --lib index::tests::recall -- --nocapture --test-threads 1
+
 .PHONY: bench-floor
 bench-floor: ## Server CPU of a cached answer beside a bare tonic echo of the same slate
 	@bash loadtest/floor.sh

@@ -1,6 +1,6 @@
 //! How much of the exact answer does the walk find, and what does it cost?
 //!
-//! At full size (minutes; prints a table): `make bench`, which sets MARQUEE_FULL_SIZE.
+//! At full size (minutes; prints a table): `make bench-recall`, which sets MARQUEE_FULL_SIZE.
 
 use std::time::Instant;
 
