@@ -53,7 +53,7 @@ struct Cli {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 held; 1 the SLO or a bound is missed; 3 invalid: the generator lagged; \
-    4 incomplete: the server died or Ctrl-C; 5 wrong answers; 64 bad input; 69 the server cannot be loaded.";
+    4 incomplete: the server died, Ctrl-C or SIGTERM; 5 wrong answers; 64 bad input; 69 the server cannot be loaded.";
 
 #[derive(Debug, Subcommand)]
 enum Command {

@@ -13,6 +13,7 @@ use bytes::{Bytes, BytesMut};
 use hdrhistogram::Histogram;
 use marquee_proto::v1;
 use prost::Message;
+use tokio::signal::unix::{SignalKind, signal};
 use tonic::Code;
 
 use crate::calls::say;
@@ -72,7 +73,7 @@ pub(crate) struct Shared {
     pub(crate) checker: RefCell<Checker>,
     pub(crate) memory: RefCell<Memory>,
     pub(crate) traffic: RefCell<Traffic>,
-    /// Ctrl-C was pressed.
+    /// Ctrl-C was pressed, or SIGTERM came.
     pub(crate) interrupted: Cell<bool>,
 }
 
@@ -152,9 +153,20 @@ impl Session {
     }
 }
 
-/// The first Ctrl-C ends the load and reports what was measured; the second one ends the program.
+/// The first Ctrl-C or SIGTERM ends the load and reports what was measured; the second one ends the program.
 async fn listen_for_interrupt(shared: Rc<Shared>) {
-    while tokio::signal::ctrl_c().await.is_ok() {
+    let mut terminate = signal(SignalKind::terminate()).ok();
+    loop {
+        let terminated = async {
+            match &mut terminate {
+                Some(signal) => signal.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            pressed = tokio::signal::ctrl_c() => if pressed.is_err() { return },
+            _ = terminated => {}
+        }
         if shared.interrupted.replace(true) {
             std::process::exit(130);
         }

@@ -96,8 +96,9 @@ impl Pool {
     /// Runs `job` on one of the threads. If the caller gives up while it waits in the queue, it is not run.
     ///
     /// # Errors
-    /// `ResourceExhausted` when it cannot be done before `deadline` or in the time that anything may wait, or when the
-    /// queue is full; `Internal` when the job panics.
+    /// `ResourceExhausted`, at once, when it cannot be done before `deadline` or in the time that anything may wait, or
+    /// when the queue is full; `DeadlineExceeded` when it was let in and its turn came too late; `Internal` when the job
+    /// panics.
     pub async fn run<T: Send + 'static>(
         &self,
         kind: Kind,
@@ -139,11 +140,13 @@ impl Pool {
     fn refused(&self, refusal: Refusal) -> Error {
         self.shared.metrics.shed(refusal.name());
         let most = self.shared.queue_max_requests;
-        Error::ResourceExhausted(match refusal {
+        let why = match refusal {
+            Refusal::Expired => return Error::DeadlineExceeded,
             Refusal::QueueFull => format!("server.queue_max_requests ({most}) requests are waiting; try again later"),
             Refusal::Deadline => "too busy to answer before the deadline; try again later".to_owned(),
-            Refusal::Wait | Refusal::Expired => "too many requests are waiting; try again later".to_owned(),
-        })
+            Refusal::Wait => "too many requests are waiting; try again later".to_owned(),
+        };
+        Error::ResourceExhausted(why)
     }
 }
 

@@ -135,7 +135,9 @@ def test_a_server_that_dies_leaves_an_incomplete_report(
     assert "the server was lost" in told and report["runs"][0]["measured"]["counts"]["error"] > 0, told
 
 
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_keeps_what_it_measured(
+    how: signal.Signals,
     furnish: Callable[..., House], profile: Path, tmp_path: Path
 ) -> None:
     house = furnish()
@@ -146,7 +148,7 @@ def test_an_interrupted_run_keeps_what_it_measured(
         )
         with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as load:
             time.sleep(3.0)
-            load.send_signal(signal.SIGINT)
+            load.send_signal(how)
             told, _ = load.communicate(timeout=40)
     assert load.returncode == 4 and "interrupted after" in told, told
     assert _report(path)["runs"][0]["measured"]["counts"]["ok"] > 0
