@@ -40,7 +40,7 @@ fn few_items_have_most_of_the_events() {
     let share = |part: usize| counts[..ITEMS / part].iter().sum::<usize>() as f64 / events as f64;
     // MovieLens 0.16 and 0.60, MovieTweetings 0.41 and 0.74.
     assert!((0.15..0.42).contains(&share(100)), "the hundredth part of the items has {:.2}", share(100));
-    assert!((0.45..0.78).contains(&share(10)), "the tenth part of the items has {:.2}", share(10));
+    assert!((0.50..0.78).contains(&share(10)), "the tenth part of the items has {:.2}", share(10));
 }
 
 #[test]
@@ -110,8 +110,8 @@ fn tastes_differ_from_each_other_as_much_as_real_ones() {
         .collect();
     divergences.sort_unstable_by(f64::total_cmp);
     let median = divergences[divergences.len() / 2];
-    // MovieLens: 0.10 over users with more than a hundred genre marks; ours differ less (docs/decisions/0013).
-    assert!((0.03..0.2).contains(&median), "{median:.3}");
+    // MovieLens: 0.10 over users with more than a hundred genre marks.
+    assert!((0.05..0.2).contains(&median), "{median:.3}");
 }
 
 #[test]

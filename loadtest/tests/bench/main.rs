@@ -52,8 +52,8 @@ fn a_whole_request_is_measured_beside_its_parts_and_sizes_beside_each_other() {
 fn a_result_that_is_wrong_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let mut bench = bench(folder.path(), 300, 0);
-    // More than there are: other hits than those that the sources gave alone, and slates shorter than asked for.
+    // More than there are: so sources give the whole request other hits than they gave alone.
     bench.query.count = 1_000;
     let error = bench.table(1).unwrap_err();
-    assert!(format!("{error:#}").starts_with("user 0: "), "{error:#}");
+    assert!(format!("{error:#}").contains("the whole request used other hits"), "{error:#}");
 }

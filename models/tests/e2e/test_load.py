@@ -113,9 +113,9 @@ def test_a_frozen_second_is_seen_and_a_closed_loop_would_hide_it(
     # A sixth of the calls was due in that second; half of them waited for longer than half of it.
     assert _percentile(open_loop, 99.0) >= 500.0 * FROZEN_S, open_loop["runs"][0]["measured"]["latency"]
     assert open_loop["runs"][0]["measured"]["latency"]["max_ms"] >= 900.0 * FROZEN_S
-    # The one caller of the closed loop waited once, and did not ask meanwhile: nine of ten calls never saw it.
+    # The one caller of the closed loop waited once, and did not ask meanwhile.
     slow = closed["runs"][0]["measured"]["latency"]
-    assert slow["max_ms"] >= 900.0 * FROZEN_S > _percentile(closed, 90.0), slow
+    assert slow["max_ms"] >= 900.0 * FROZEN_S > _percentile(closed, 99.0), slow
 
 
 def test_a_server_that_dies_leaves_an_incomplete_report(
