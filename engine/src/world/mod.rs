@@ -9,18 +9,22 @@ use std::sync::{Arc, OnceLock};
 
 use rustc_hash::FxHashMap;
 
-use crate::bundle::Bundle;
-use crate::types::{Item, LogEntry, Row, Seq, TimeMs, id_hash};
+use crate::types::{Item, Row, Seq, TimeMs};
 
 mod arrivals;
+mod builder;
 mod chunked;
 mod histogram;
 mod popular;
+mod row;
 mod stats;
 
 pub(crate) use arrivals::Arrivals;
+pub use builder::WorldBuilder;
 pub use chunked::Chunked;
 pub(crate) use histogram::Histogram;
+pub(crate) use row::Flags;
+pub use row::{ItemRow, Terms};
 pub use stats::{Day, DayCounts, Decayed, HALF_LIVES_DAYS, ItemStats, Totals, day_of};
 
 /// Surfaces whose popularity is kept apart; events of further ones count for the whole only.
@@ -44,79 +48,6 @@ pub enum Popularity {
     Surface(u16),
 }
 
-/// An item with what ranking reads of it on every request.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ItemRow {
-    /// The item itself.
-    pub item: Arc<Item>,
-    /// Its year.
-    pub year: Option<u16>,
-    /// [`id_hash`] of its id.
-    pub hash: u64,
-    /// Genres as numbers of [`Terms`], sorted.
-    pub genres: Box<[u32]>,
-    /// Cast (first [`PEOPLE_MAX`]) and directors as numbers of [`Terms`], sorted.
-    pub people: Box<[u32]>,
-    /// Its content vector where the bundle's no longer holds or it has none; `None` for an unchanged item.
-    pub content: Option<Arc<[f32]>>,
-    /// When the catalogue got it, as far as is known.
-    pub created_ms: Option<TimeMs>,
-}
-
-/// Cast members whose affinity counts, in billing order.
-const PEOPLE_MAX: usize = 8;
-
-/// Genres and people as numbers. Which number a term gets means nothing.
-#[derive(Debug, Clone, Default)]
-pub struct Terms {
-    numbers: FxHashMap<String, u32>,
-}
-
-impl Terms {
-    fn number(&mut self, field: &str, value: &str) -> u32 {
-        let next = u32::try_from(self.numbers.len()).expect("fewer than four billion terms");
-        *self.numbers.entry(format!("{field}:{}", value.trim().to_lowercase())).or_insert(next)
-    }
-
-    /// The row of an item; `content` as in [`ItemRow`].
-    pub fn row(&mut self, item: Arc<Item>, content: Option<Arc<[f32]>>) -> ItemRow {
-        let mut genres: Vec<u32> = item.genres.iter().map(|genre| self.number("genre", genre)).collect();
-        let cast = item.cast.iter().take(PEOPLE_MAX).map(|name| ("cast", name));
-        let directors = item.directors.iter().map(|name| ("director", name));
-        let mut people: Vec<u32> = cast.chain(directors).map(|(field, name)| self.number(field, name)).collect();
-        for list in [&mut genres, &mut people] {
-            list.sort_unstable();
-            list.dedup();
-        }
-        let (hash, year, created_ms) = (id_hash(&item.id), item.year, item.created_ms);
-        ItemRow { item, year, hash, genres: genres.into(), people: people.into(), content, created_ms }
-    }
-}
-
-/// What is asked of a row most often, in one byte, so that most answers touch nothing else.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Flags(u8);
-
-impl Flags {
-    const EXISTS: u8 = 1;
-    /// May be recommended at any moment.
-    const ALWAYS: u8 = 2;
-    /// May be recommended at some moments: the item says when.
-    const WINDOWED: u8 = 4;
-    /// Its content is no longer the bundle's.
-    const CHANGED: u8 = 8;
-
-    /// Those of an item.
-    pub(crate) fn of(item: &Item, is_changed: bool) -> Flags {
-        let window = match (item.hidden, item.available_from_ms, item.available_until_ms) {
-            (true, _, _) => 0,
-            (false, None, None) => Flags::ALWAYS,
-            (false, _, _) => Flags::WINDOWED,
-        };
-        Flags(Flags::EXISTS | window | if is_changed { Flags::CHANGED } else { 0 })
-    }
-}
-
 /// The snapshot. Rows below the bundle's number of items are the bundle's; the rest came since.
 #[derive(Debug)]
 pub struct World {
@@ -132,21 +63,6 @@ struct Derived {
     /// How many existing items have fewer interactions than each number that occurs.
     fewer: OnceLock<histogram::Fewer>,
     decayed_totals: OnceLock<Decayed>,
-}
-
-/// So many changes between two snapshots are noted; after more the next snapshot looks at every row.
-const CHANGED_MAX_ROWS: usize = 65_536;
-
-/// Advances with the log and gives snapshots.
-#[derive(Debug)]
-pub struct WorldBuilder {
-    bundle: Arc<Bundle>,
-    terms: Terms,
-    state: State,
-    /// Rows that changed since the last snapshot; `None` when they are too many to tell.
-    changed: Option<Vec<Row>>,
-    /// The lists of the last snapshot.
-    popular: Arc<popular::Lists>,
 }
 
 #[derive(Debug, Clone)]
@@ -175,164 +91,6 @@ struct State {
     item_changes: u64,
     /// [`id_hash`] of users erased since the bundle: as neighbours they no longer count.
     forgotten: Arc<BTreeSet<u64>>,
-}
-
-impl WorldBuilder {
-    /// Starts from the bundle's own items and statistics, at its watermark.
-    pub fn new(bundle: Arc<Bundle>) -> WorldBuilder {
-        let base = bundle.base();
-        let state = State {
-            bundle_version: bundle.manifest().version.as_str().into(),
-            bundle_rows: base.items.len(),
-            watermark: bundle.manifest().watermark,
-            newest_ms: base.newest_ms,
-            items: base.items.clone(),
-            flags: base.flags.clone(),
-            stats: base.stats.clone(),
-            existing: base.items.len(),
-            histogram: base.histogram.clone(),
-            arrivals: base.arrivals.clone(),
-            bundle_ids: base.ids.clone(),
-            new_ids: Arc::default(),
-            changed: Arc::default(),
-            surfaces: base.surfaces.clone(),
-            totals: base.totals.clone(),
-            events_max: base.events_max,
-            item_changes: 0,
-            forgotten: Arc::default(),
-        };
-        WorldBuilder { terms: base.terms.clone(), bundle, state, changed: None, popular: Arc::default() }
-    }
-
-    /// The bundle that it started from.
-    pub fn bundle(&self) -> &Arc<Bundle> {
-        &self.bundle
-    }
-
-    /// Log position of the last entry applied.
-    pub fn watermark(&self) -> Seq {
-        self.state.watermark
-    }
-
-    /// Applies the next entry of the log; `seq` never falls. Entries that the bundle already holds
-    /// ([`crate::bundle::Manifest::holds`]) only move the watermark. Events of unknown items count from the next bundle on.
-    pub fn apply(&mut self, seq: Seq, entry: &LogEntry) {
-        self.state.watermark = self.state.watermark.max(seq);
-        match entry {
-            LogEntry::Event { item, touch, time_ms, surface } => {
-                if self.bundle.manifest().holds(seq, *time_ms) {
-                    return;
-                }
-                let Some(row) = self.state.row(item) else { return };
-                let surface = self.surface(surface);
-                let state = &mut self.state;
-                if touch.interaction {
-                    state.newest_ms = state.newest_ms.max(*time_ms);
-                }
-                let before = state.counted(row);
-                let stats = state.stats.get_mut(row as usize).expect("every row has statistics");
-                stats.add(touch, *time_ms, surface);
-                state.events_max = state.events_max.max(stats.events);
-                state.totals.add(touch, *time_ms);
-                state.recount(row, before);
-                self.note(row);
-            }
-            LogEntry::Upsert { item, time_ms } => {
-                if !self.bundle.manifest().holds_change(seq) {
-                    self.upsert(item, *time_ms);
-                }
-            }
-            LogEntry::Forget { user_hash } => {
-                Arc::make_mut(&mut self.state.forgotten).insert(*user_hash);
-            }
-            LogEntry::Delete { item } => {
-                if !self.bundle.manifest().holds_change(seq) {
-                    self.delete(item);
-                }
-            }
-        }
-    }
-
-    /// The log was read up to `seq`, also where its last entries are none of ours.
-    pub fn advance_to(&mut self, seq: Seq) {
-        self.state.watermark = self.state.watermark.max(seq);
-    }
-
-    /// A snapshot of what was applied so far.
-    pub fn snapshot(&mut self) -> World {
-        let lists = 1 + HALF_LIVES_DAYS.len() + self.state.surfaces.len();
-        let changed = self.changed.replace(Vec::new()).map(|mut rows| {
-            rows.sort_unstable();
-            rows.dedup();
-            Arc::new(rows)
-        });
-        self.popular = Arc::new(popular::Lists::after(&self.popular, lists, changed.as_ref()));
-        let derived =
-            Derived { popular: self.popular.clone(), fewer: OnceLock::new(), decayed_totals: OnceLock::new() };
-        World { state: self.state.clone(), derived }
-    }
-
-    /// The row is another one than in the last snapshot.
-    fn note(&mut self, row: Row) {
-        if let Some(changed) = &mut self.changed {
-            changed.push(row);
-            if changed.len() > CHANGED_MAX_ROWS {
-                self.changed = None;
-            }
-        }
-    }
-
-    fn surface(&mut self, name: &Arc<str>) -> Option<u16> {
-        if name.is_empty() {
-            return None;
-        }
-        let known = self.state.surfaces.iter().position(|surface| surface == name);
-        let number = known.or_else(|| {
-            (self.state.surfaces.len() < SURFACES_MAX).then(|| {
-                Arc::make_mut(&mut self.state.surfaces).push(name.clone());
-                self.state.surfaces.len() - 1
-            })
-        });
-        number.and_then(|number| u16::try_from(number).ok())
-    }
-
-    fn upsert(&mut self, item: &Arc<Item>, time_ms: TimeMs) {
-        let content = self.bundle.content().map(|content| content.model.vector(item).into());
-        let known = self.state.row(&item.id);
-        let mut fresh = self.terms.row(item.clone(), content);
-        let state = &mut self.state;
-        state.item_changes += 1;
-        let row = known.unwrap_or_else(|| {
-            let row = u32::try_from(state.items.len()).expect("fewer than four billion items");
-            state.items.push(None);
-            state.flags.push(Flags::default());
-            state.stats.push(ItemStats::default());
-            Arc::make_mut(&mut state.new_ids).insert(item.id.clone(), row);
-            row
-        });
-        let counted = state.counted(row);
-        *state.flags.get_mut(row as usize).expect("a row has flags") = Flags::of(item, true);
-        let slot = state.items.get_mut(row as usize).expect("the row was found or just made");
-        let before = slot.as_ref().and_then(|old| old.created_ms);
-        fresh.created_ms = fresh.created_ms.or(before).or_else(|| known.is_none().then_some(time_ms));
-        *slot = Some(Arc::new(fresh));
-        Arc::make_mut(&mut state.changed).insert(row);
-        state.recount(row, counted);
-        self.note(row);
-    }
-
-    fn delete(&mut self, id: &str) {
-        let state = &mut self.state;
-        if let Some(row) = state.row(id) {
-            let counted = state.counted(row);
-            *state.items.get_mut(row as usize).expect("known rows exist") = None;
-            *state.flags.get_mut(row as usize).expect("a row has flags") = Flags::default();
-            Arc::make_mut(&mut state.changed).remove(&row);
-            state.item_changes += 1;
-            state.recount(row, counted);
-            self.note(row);
-        }
-    }
 }
 
 /// What sums over existing items know of one row: its interactions, and when it arrived.
