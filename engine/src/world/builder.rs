@@ -18,7 +18,7 @@ pub struct WorldBuilder {
     /// Rows that changed since the last snapshot; `None` when they are too many to tell.
     changed: Option<Vec<Row>>,
     /// The lists of the last snapshot.
-    popular: Arc<popular::Lists>,
+    pub(super) popular: Arc<popular::Lists>,
 }
 
 impl WorldBuilder {
