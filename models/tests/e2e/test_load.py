@@ -137,8 +137,7 @@ def test_a_server_that_dies_leaves_an_incomplete_report(
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_keeps_what_it_measured(
-    how: signal.Signals,
-    furnish: Callable[..., House], profile: Path, tmp_path: Path
+    how: signal.Signals, furnish: Callable[..., House], profile: Path, tmp_path: Path
 ) -> None:
     house = furnish()
     path = tmp_path / "cut.json"
