@@ -42,9 +42,10 @@ impl Registry {
     /// # Errors
     /// The URL is not `file://`.
     pub fn new(config: &Config, store: Arc<dyn Store>, clock: Clock) -> Result<Registry> {
-        let Some(folder) = config.artifacts.url.strip_prefix("file://") else {
+        if config.artifacts.url.scheme() != "file" {
             return Err(Error::invalid("artifacts.url", "must start with file://"));
-        };
+        }
+        let folder = config.artifacts.url.rest();
         let options =
             OpenOptions { exact_below_items: config.ranking.exact_below_items, ef_search: config.ranking.ef_search };
         Ok(Registry { folder: folder.into(), options, store, clock })

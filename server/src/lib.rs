@@ -20,5 +20,7 @@ pub mod slate_log;
 pub mod status;
 pub mod store;
 pub mod telemetry;
+#[cfg(test)]
+mod testkit;
 pub mod timeline;
 pub mod token;

@@ -185,7 +185,7 @@ mod tests {
     async fn ground(cache_max_users: usize) -> Ground {
         let folder = tempfile::tempdir().unwrap();
         let mut config = Config::default();
-        config.store.url = format!("sqlite://{}/store.db", folder.path().display());
+        config.store.url = format!("sqlite://{}/store.db", folder.path().display()).into();
         config.limits.profile_cache_max_users = cache_max_users;
         let metrics = Arc::new(Metrics::new());
         let store = crate::store::open(&config.store, Arc::clone(&metrics)).await.unwrap();

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use marquee_engine::types::Variant;
 
-use super::Config;
+use super::{Address, Config};
 
 /// Adds a sentence for every rule that the configuration breaks.
 pub(super) fn check(config: &Config, problems: &mut Vec<String>) {
@@ -56,14 +56,19 @@ fn listeners(config: &Config, problems: &mut Vec<String>) {
 }
 
 fn urls(config: &Config, problems: &mut Vec<String>) {
-    let mut scheme = |key: &str, url: &str, known: &str, needs_path: bool| match url.strip_prefix(known) {
-        None => problems.push(format!("{key}: `{url}` must start with {known}")),
-        Some("") if needs_path => problems.push(format!("{key}: `{url}` names no path")),
-        Some(_) => {}
-    };
-    scheme("store.url", &config.store.url, "sqlite://", true);
-    scheme("cache.url", &config.cache.url, "memory://", false);
-    scheme("artifacts.url", &config.artifacts.url, "file://", true);
+    let mut scheme =
+        |key: &str, url: &Address, known: &[(&str, bool)]| match known.iter().find(|of| of.0 == url.scheme()) {
+            None => {
+                let known: Vec<String> = known.iter().map(|(scheme, _)| format!("{scheme}://")).collect();
+                problems.push(format!("{key}: `{url}` must start with {}", known.join(" or ")));
+            }
+            Some((_, true)) if url.rest().is_empty() => problems.push(format!("{key}: `{url}` names no path")),
+            Some(_) => {}
+        };
+    // Each scheme, and whether something must follow it.
+    scheme("store.url", &config.store.url, &[("sqlite", true)]);
+    scheme("cache.url", &config.cache.url, &[("memory", false)]);
+    scheme("artifacts.url", &config.artifacts.url, &[("file", true)]);
     if config.events.quarantine_folder.is_empty() {
         problems.push("events.quarantine_folder: must not be empty".to_owned());
     }

@@ -4,6 +4,7 @@
 //! alone (Kubernetes sets `MARQUEE_SERVICE_HOST` and the like), but for `MARQUEE_NAMESPACE` and the one secret,
 //! `MARQUEE_ADMIN_TOKEN`, which no file may hold. `server/marquee.sample.toml` lists every key; a test keeps it so.
 
+mod address;
 mod check;
 mod load;
 mod variants;
@@ -17,6 +18,7 @@ use marquee_engine::index::{DEFAULT_EF_SEARCH, DEFAULT_EXACT_BELOW_ROWS};
 use marquee_engine::types::Variant;
 use serde::{Deserialize, Serialize};
 
+pub use address::Address;
 pub use load::Problems;
 pub use variants::{BUILT_IN, default_variants};
 
@@ -173,7 +175,7 @@ impl Default for Server {
 #[serde(default, deny_unknown_fields)]
 pub struct Store {
     /// `sqlite://PATH`; the folder is made if it is missing.
-    pub url: String,
+    pub url: Address,
     /// Entries that may wait for the writer; a write that finds no room waits `write_wait_ms`, then is refused.
     pub write_queue_max_entries: usize,
     /// Entries in one transaction, at most (a single larger call still is one transaction).
@@ -191,7 +193,7 @@ pub struct Store {
 impl Default for Store {
     fn default() -> Store {
         Store {
-            url: "sqlite://.marquee/marquee.db".to_owned(),
+            url: "sqlite://.marquee/marquee.db".into(),
             write_queue_max_entries: 50_000,
             write_batch_max_entries: 10_000,
             write_wait_ms: 1_000,
@@ -207,7 +209,7 @@ impl Default for Store {
 #[serde(default, deny_unknown_fields)]
 pub struct Cache {
     /// `memory://`
-    pub url: String,
+    pub url: Address,
     /// All slates together; 0 switches the cache off.
     pub max_bytes: u64,
     /// A slate is repeated for at most this long.
@@ -216,7 +218,7 @@ pub struct Cache {
 
 impl Default for Cache {
     fn default() -> Cache {
-        Cache { url: "memory://".to_owned(), max_bytes: 64 * 1024 * 1024, ttl_ms: 60_000 }
+        Cache { url: "memory://".into(), max_bytes: 64 * 1024 * 1024, ttl_ms: 60_000 }
     }
 }
 
@@ -225,12 +227,12 @@ impl Default for Cache {
 #[serde(default, deny_unknown_fields)]
 pub struct Artifacts {
     /// `file://FOLDER`
-    pub url: String,
+    pub url: Address,
 }
 
 impl Default for Artifacts {
     fn default() -> Artifacts {
-        Artifacts { url: "file://.marquee/bundles".to_owned() }
+        Artifacts { url: "file://.marquee/bundles".into() }
     }
 }
 

@@ -126,7 +126,7 @@ mod tests {
     async fn ground() -> Ground {
         let folder = tempfile::tempdir().unwrap();
         let mut config = Config::default();
-        config.store.url = format!("sqlite://{}/store.db", folder.path().display());
+        config.store.url = format!("sqlite://{}/store.db", folder.path().display()).into();
         config.limits.events_max_per_call = 3;
         let metrics = Arc::new(Metrics::new());
         let store = crate::store::open(&config.store, Arc::clone(&metrics)).await.unwrap();

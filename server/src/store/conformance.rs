@@ -26,6 +26,8 @@ macro_rules! suite {
             the_same_id_is_a_duplicate_whatever_else_it_says
             a_duplicate_within_one_call_is_found
             large_and_concurrent_appends_keep_every_event_once
+            a_shared_log_is_taken_over_once
+            what_was_received_before_an_erasure_does_not_come_back
             histories_are_ordered_by_time_then_id
             a_history_is_bounded_and_skips_kinds
             lists_page_newest_first_without_gaps
@@ -131,6 +133,36 @@ pub(crate) async fn large_and_concurrent_appends_keep_every_event_once(store: &d
     assert_eq!(a.len() + b.len() + c.len(), 1_200);
     assert_eq!(seqs, (1..=1_200).collect());
     assert_eq!(store.log_end().await.unwrap(), 1_200);
+}
+
+pub(crate) async fn a_shared_log_is_taken_over_once(store: &dyn Store) {
+    let ann = UserKey::user("ann");
+    let received = |id: &str, received_ms| Received { event: like(id, &ann, "i", 5), received_ms };
+    let at = |partition, next| Ingested { log: "topic".to_owned(), partition, next };
+    assert!(store.ingested("topic").await.unwrap().is_empty());
+    let first =
+        store.append_ingested(vec![received("a", 7), received("b", 8)], vec![at(0, 2), at(3, 9)]).await.unwrap();
+    assert_eq!(first, [1, 2].map(|seq| Outcome::Accepted { seq, user: ann.clone() }));
+    // Another consumer of the same partition, from an older position.
+    let again = store.append_ingested(vec![received("b", 8), received("c", 9)], vec![at(0, 1)]).await.unwrap();
+    assert_eq!(again, [Outcome::Duplicate, Outcome::Accepted { seq: 3, user: ann.clone() }]);
+    assert_eq!(store.ingested("topic").await.unwrap(), [at(0, 2), at(3, 9)]);
+    assert!(store.ingested("other").await.unwrap().is_empty());
+    assert!(store.append_ingested(Vec::new(), vec![at(0, 5)]).await.unwrap().is_empty());
+    assert_eq!(store.ingested("topic").await.unwrap(), [at(0, 5), at(3, 9)]);
+    let read = store.log_after(0, 10).await.unwrap();
+    assert_eq!(read.iter().map(|row| (row.seq, row.received_ms)).collect::<Vec<_>>(), [(1, 7), (2, 8), (3, 9)]);
+}
+
+pub(crate) async fn what_was_received_before_an_erasure_does_not_come_back(store: &dyn Store) {
+    let (ann, bob) = (UserKey::user("ann"), UserKey::user("bob"));
+    let received = |id: &str, user: &UserKey, received_ms| Received { event: like(id, user, "i", 5), received_ms };
+    store.forget(&ann, 100).await.unwrap();
+    let events = vec![received("a", &ann, 99), received("b", &ann, 101), received("c", &bob, 99)];
+    let outcomes = store.append_ingested(events, Vec::new()).await.unwrap();
+    assert_eq!(outcomes[0], Outcome::Erased);
+    assert!(matches!(outcomes[1..], [Outcome::Accepted { seq: 2, .. }, Outcome::Accepted { seq: 3, .. }]));
+    assert_eq!(ids(&history(store, &ann, None).await.events), ["b"]);
 }
 
 pub(crate) async fn histories_are_ordered_by_time_then_id(store: &dyn Store) {

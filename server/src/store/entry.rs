@@ -168,6 +168,28 @@ pub enum Outcome {
     },
     /// The id is known; nothing changed.
     Duplicate,
+    /// It was received before its user was erased: not kept. Only of [`super::Store::append_ingested`].
+    Erased,
+}
+
+/// An event that a shared log acknowledged before the store has it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Received {
+    /// The event.
+    pub event: Event,
+    /// When a server got it: before the acknowledgement.
+    pub received_ms: TimeMs,
+}
+
+/// How far one partition of a shared log was taken over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ingested {
+    /// The log's name: its topic.
+    pub log: String,
+    /// The partition.
+    pub partition: i32,
+    /// Everything before this offset is in the store.
+    pub next: i64,
 }
 
 /// One line of the log.

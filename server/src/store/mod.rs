@@ -29,6 +29,15 @@ pub trait Store: Send + Sync {
     /// go to the user.
     async fn append_events(&self, events: Vec<Event>, now_ms: TimeMs) -> Result<Vec<Outcome>>;
 
+    /// Appends what a shared log of events holds, as [`Store::append_events`] does, and notes in the same transaction how
+    /// far that log was taken over: with both or with neither. Positions never go back, so that two consumers that hold
+    /// the same partition for a moment do no harm. An event that was received before its user was erased is not kept
+    /// ([`Outcome::Erased`]).
+    async fn append_ingested(&self, events: Vec<Received>, positions: Vec<Ingested>) -> Result<Vec<Outcome>>;
+
+    /// How far that shared log was taken over, by partition; empty for one that nothing was taken from.
+    async fn ingested(&self, log: &str) -> Result<Vec<Ingested>>;
+
     /// Adds or replaces items: all or none. An item equal to the stored one gets no log entry. An item without
     /// `created_ms` keeps the one it has, else takes `created` (imports of history give `None`: not known).
     /// FailedPrecondition for an id that was deleted: ids are never reused.
@@ -128,8 +137,8 @@ pub trait Store: Send + Sync {
 
 /// Opens the store of the config's URL, with migrations applied.
 pub async fn open(config: &config::Store, metrics: Arc<Metrics>) -> Result<Arc<dyn Store>> {
-    match config.url.split_once("://") {
-        Some(("sqlite", _)) => Ok(Arc::new(sqlite::Sqlite::open(config, metrics).await?)),
+    match config.url.scheme() {
+        "sqlite" => Ok(Arc::new(sqlite::Sqlite::open(config, metrics).await?)),
         _ => Err(Error::invalid("store.url", "must start with sqlite://")),
     }
 }

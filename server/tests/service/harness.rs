@@ -44,8 +44,8 @@ pub(crate) struct Server {
 /// The default config over that folder, with the admin token.
 pub(crate) fn config(folder: &Path) -> Config {
     let mut config = Config::default();
-    config.store.url = format!("sqlite://{}", folder.join("marquee.db").display());
-    config.artifacts.url = format!("file://{}", folder.join("bundles").display());
+    config.store.url = format!("sqlite://{}", folder.join("marquee.db").display()).into();
+    config.artifacts.url = format!("file://{}", folder.join("bundles").display()).into();
     config.events.quarantine_folder = folder.join("quarantine").display().to_string();
     config.server.compute_threads = 2;
     // The machine that tests run on may be slow; freshness is tested, its speed is not.

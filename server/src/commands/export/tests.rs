@@ -7,7 +7,7 @@ use crate::store::UserKey;
 async fn exported(from: Option<TimeMs>, until: Option<TimeMs>) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let mut config = Config::default();
-    config.store.url = format!("sqlite://{}/store.db", folder.path().display());
+    config.store.url = format!("sqlite://{}/store.db", folder.path().display()).into();
     let store = open_store(&config).await.unwrap();
     let item = |id: &str, genre: &str| Item { id: id.into(), genres: vec![genre.to_owned()], ..Item::default() };
     store.upsert_items(vec![item("b", "Drama"), item("a", "Crime")], None, 1).await.unwrap();
@@ -69,7 +69,7 @@ async fn a_period_is_half_open() {
 async fn a_folder_of_something_else_is_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = Config::default();
-    config.store.url = format!("sqlite://{}/store.db", folder.path().display());
+    config.store.url = format!("sqlite://{}/store.db", folder.path().display()).into();
     let out = folder.path().join("photos");
     std::fs::create_dir(&out).unwrap();
     std::fs::write(out.join("holiday.jpg"), "x").unwrap();

@@ -20,7 +20,7 @@ impl Ground {
     async fn new() -> Ground {
         let folder = tempfile::tempdir().unwrap();
         let mut config = Config::default();
-        config.store.url = format!("sqlite://{}/store.db", folder.path().display());
+        config.store.url = format!("sqlite://{}/store.db", folder.path().display()).into();
         let store = store::open(&config.store, Arc::new(Metrics::new())).await.unwrap();
         Ground { folder, store, config }
     }

@@ -61,32 +61,38 @@ impl Write for Append {
     type Output = Vec<Outcome>;
 
     async fn apply(&mut self, tx: &mut Tx<'_>) -> Result<Vec<Outcome>> {
-        let hashes: Vec<KeyHash> = self.events.iter().map(|event| KeyHash::of(&event.id)).collect();
-        let mut fresh = remember(tx.connection, &hashes, self.now_ms).await?;
-        let aliases = aliases(tx.connection, &self.events).await?;
-        let mut outcomes = Vec::with_capacity(self.events.len());
-        let mut rows = Vec::with_capacity(fresh.len());
-        for (event, hash) in self.events.iter().zip(&hashes) {
-            // Removed as it is taken: the same id later in this call is a duplicate.
-            if !fresh.remove(hash) {
-                outcomes.push(Outcome::Duplicate);
-                continue;
-            }
-            let (user, moved) = match aliases.get(&event.user) {
-                Some((user, seq)) => (user, Some(*seq)),
-                None => (&event.user, None),
-            };
-            let seq = tx.next_seq();
-            rows.push(NewRow { seq, event, user, moved });
-            outcomes.push(Outcome::Accepted { seq, user: user.clone() });
-        }
-        insert(tx.connection, &rows, self.now_ms).await?;
-        Ok(outcomes)
+        let rows: Vec<(&Event, TimeMs)> = self.events.iter().map(|event| (event, self.now_ms)).collect();
+        append_all(tx, &rows).await
     }
 }
 
+/// Appends those whose ids are new, each with the moment when a server got it.
+pub(super) async fn append_all(tx: &mut Tx<'_>, events: &[(&Event, TimeMs)]) -> Result<Vec<Outcome>> {
+    let hashes: Vec<(KeyHash, TimeMs)> = events.iter().map(|(event, at)| (KeyHash::of(&event.id), *at)).collect();
+    let mut fresh = remember(tx.connection, &hashes).await?;
+    let aliases = aliases(tx.connection, events).await?;
+    let mut outcomes = Vec::with_capacity(events.len());
+    let mut rows = Vec::with_capacity(fresh.len());
+    for ((event, received_ms), (hash, _)) in events.iter().zip(&hashes) {
+        // Removed as it is taken: the same id later in this call is a duplicate.
+        if !fresh.remove(hash) {
+            outcomes.push(Outcome::Duplicate);
+            continue;
+        }
+        let (user, moved) = match aliases.get(&event.user) {
+            Some((user, seq)) => (user, Some(*seq)),
+            None => (&event.user, None),
+        };
+        let seq = tx.next_seq();
+        rows.push(NewRow { seq, event, user, moved, received_ms: *received_ms });
+        outcomes.push(Outcome::Accepted { seq, user: user.clone() });
+    }
+    insert(tx.connection, &rows).await?;
+    Ok(outcomes)
+}
+
 /// Notes the ids; gives back those that were new.
-async fn remember(connection: &mut SqliteConnection, hashes: &[KeyHash], now_ms: TimeMs) -> Result<HashSet<KeyHash>> {
+async fn remember(connection: &mut SqliteConnection, hashes: &[(KeyHash, TimeMs)]) -> Result<HashSet<KeyHash>> {
     static SQL: LazyLock<[String; 3]> = LazyLock::new(|| {
         CHUNKS.map(|rows| {
             format!(
@@ -98,8 +104,8 @@ async fn remember(connection: &mut SqliteConnection, hashes: &[KeyHash], now_ms:
     let mut fresh = HashSet::with_capacity(hashes.len());
     for (size, chunk) in chunked(hashes) {
         let mut query = sqlx::query_scalar::<_, Vec<u8>>(SQL[size].as_str());
-        for hash in chunk {
-            query = query.bind(hash.0.to_vec()).bind(now_ms);
+        for (hash, received_ms) in chunk {
+            query = query.bind(hash.0.to_vec()).bind(*received_ms);
         }
         let new = query.fetch_all(&mut *connection).await.map_err(failed("remembering event ids"))?;
         for bytes in new {
@@ -110,9 +116,12 @@ async fn remember(connection: &mut SqliteConnection, hashes: &[KeyHash], now_ms:
 }
 
 /// Where the anonymous visitors among them belong, with the merge's position.
-async fn aliases(connection: &mut SqliteConnection, events: &[Event]) -> Result<HashMap<UserKey, (UserKey, Seq)>> {
+async fn aliases(
+    connection: &mut SqliteConnection,
+    events: &[(&Event, TimeMs)],
+) -> Result<HashMap<UserKey, (UserKey, Seq)>> {
     let visitors: HashSet<&UserKey> =
-        events.iter().map(|event| &event.user).filter(|user| user.is_anonymous()).collect();
+        events.iter().map(|(event, _)| &event.user).filter(|user| user.is_anonymous()).collect();
     let mut found = HashMap::new();
     for visitor in visitors {
         if let Some(alias) = history::alias(connection, visitor, None).await? {
@@ -127,9 +136,10 @@ struct NewRow<'e> {
     event: &'e Event,
     user: &'e UserKey,
     moved: Option<Seq>,
+    received_ms: TimeMs,
 }
 
-async fn insert(connection: &mut SqliteConnection, rows: &[NewRow<'_>], now_ms: TimeMs) -> Result<()> {
+async fn insert(connection: &mut SqliteConnection, rows: &[NewRow<'_>]) -> Result<()> {
     static SQL: LazyLock<[String; 3]> = LazyLock::new(|| {
         CHUNKS.map(|rows| {
             format!(
@@ -148,7 +158,7 @@ async fn insert(connection: &mut SqliteConnection, rows: &[NewRow<'_>], now_ms: 
             query = query
                 .bind(row.seq as i64)
                 .bind(EVENT)
-                .bind(now_ms)
+                .bind(row.received_ms)
                 .bind(row.user.as_str().to_owned())
                 .bind(event.id.clone())
                 .bind(event.kind.name().to_owned())

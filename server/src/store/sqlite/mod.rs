@@ -6,6 +6,7 @@
 mod bundles;
 mod catalog;
 mod history;
+mod ingested;
 mod log;
 mod people;
 mod repeats;
@@ -27,8 +28,8 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePo
 use tokio::sync::watch;
 
 use super::{
-    Activations, BundleRecord, Counts, Deleted, Erased, Event, EventCursor, History, LogRow, Outcome, Pruned, Repeat,
-    SlateRecord, Store, StoredEvent, Tombstone, Upserted, User, UserKey, UserSummary,
+    Activations, BundleRecord, Counts, Deleted, Erased, Event, EventCursor, History, Ingested, LogRow, Outcome, Pruned,
+    Received, Repeat, SlateRecord, Store, StoredEvent, Tombstone, Upserted, User, UserKey, UserSummary,
 };
 use crate::config;
 use crate::error::{Error, Result};
@@ -48,7 +49,7 @@ impl Sqlite {
     /// Opens the file of `config.url`, makes it if it is missing, applies migrations.
     /// FailedPrecondition when a newer Marquee wrote it.
     pub async fn open(config: &config::Store, metrics: Arc<Metrics>) -> Result<Sqlite> {
-        let path = path(&config.url)?;
+        let path = path(config.url.expose())?;
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(|error| {
                 Error::internal("making the store's folder", format!("{}: {error}", folder.display()))
@@ -136,6 +137,15 @@ impl Store for Sqlite {
         }
         let entries = events.len();
         self.writer.run(entries, log::Append { events, now_ms }).await
+    }
+
+    async fn append_ingested(&self, events: Vec<Received>, positions: Vec<Ingested>) -> Result<Vec<Outcome>> {
+        let entries = events.len();
+        self.writer.run(entries, ingested::Append { events, positions }).await
+    }
+
+    async fn ingested(&self, log: &str) -> Result<Vec<Ingested>> {
+        ingested::of(&mut *self.view().await?, log).await
     }
 
     async fn upsert_items(&self, items: Vec<Item>, created: Option<TimeMs>, now_ms: TimeMs) -> Result<Upserted> {

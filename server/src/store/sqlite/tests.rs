@@ -8,7 +8,10 @@ use super::*;
 use crate::store::conformance;
 
 fn config(folder: &TempDir) -> config::Store {
-    config::Store { url: format!("sqlite://{}/deep/store.db", folder.path().display()), ..config::Store::default() }
+    config::Store {
+        url: format!("sqlite://{}/deep/store.db", folder.path().display()).into(),
+        ..config::Store::default()
+    }
 }
 
 async fn reopen(folder: &TempDir) -> Arc<dyn Store> {
@@ -67,7 +70,7 @@ async fn connect(path: &Path) -> sqlx::SqliteConnection {
 async fn a_newer_schema_is_refused_in_plain_words() {
     let (folder, store) = open().await;
     store.close().await;
-    let path = path(&config(&folder).url).unwrap();
+    let path = path(config(&folder).url.expose()).unwrap();
     let mut connection = connect(&path).await;
     sqlx::query("INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (999, 'later', 1, x'00', 0)")
         .execute(&mut connection)
@@ -99,7 +102,7 @@ async fn a_full_queue_refuses_after_the_wait() {
     let folder = tempfile::tempdir().unwrap();
     let config = config::Store { write_queue_max_entries: 1, write_wait_ms: 1, ..config(&folder) };
     let store = Arc::new(Sqlite::open(&config, Arc::new(Metrics::new())).await.unwrap());
-    let path = path(&config.url).unwrap();
+    let path = path(config.url.expose()).unwrap();
     let mut other = connect(&path).await;
     let lock = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
     let stuck = tokio::spawn({
