@@ -1,6 +1,7 @@
 # The verbs. Each is a line or two; what is longer is a script. CARGO_TARGET_DIR is honoured.
 #
-# Needed on the machine: Rust, Python 3.11 or later, and for `make check` Node.js. The rest is fetched into .marquee/.
+# Needed on the machine: Rust, Python 3.11 or later, and for `make check` Node.js. The rest is fetched into .marquee/;
+# the tests' servers (PostgreSQL, Redis, Java for Kafka) come from Debian's packages where they are not there.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -23,17 +24,26 @@ evaluate: ## The evaluation table, every baseline beside our slates (takes minut
 ##@ Develop
 
 .PHONY: test
-test: test-rust test-python ## All tests; set MARQUEE_DATA to a folder with ml-latest-small for those that need it
+test: ## All tests, beside real servers; set MARQUEE_DATA to a folder with ml-latest-small for those that need it
+	.ci/with-services $(MAKE) test-rust test-python
 
 .PHONY: test-rust
 test-rust: ## Unit, property, golden and service tests
-	cargo test --workspace
+	.ci/with-services cargo test --workspace
 
 .PHONY: test-python
 test-python: models/.venv/stamp ## Tests of the package, then end to end against a real server
 	@# With the examples, the features of dependencies are those of the tests: nothing is compiled twice.
 	cargo build --workspace --bins --examples
-	cd models && MARQUEE_BIN_DIR="$(abspath $(TARGET))/debug" .venv/bin/python -m pytest -rs
+	cd models && MARQUEE_BIN_DIR="$(abspath $(TARGET))/debug" ../.ci/with-services .venv/bin/python -m pytest -rs
+
+.PHONY: services
+services: ## Start the tests' servers for this shell: eval "$$(make --silent services)"
+	@cd server && python3 -m testkit start
+
+.PHONY: services-stop
+services-stop: ## Stop them
+	@cd server && python3 -m testkit stop
 
 .PHONY: check
 check: models/.venv/stamp ## What CI runs before the tests: format, lints, types, protos, rules of the house
