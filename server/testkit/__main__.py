@@ -7,7 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from testkit import services
+from testkit import proxy, services
 from testkit.process import Unready, born
 
 
@@ -26,6 +26,9 @@ def main() -> int:
             command.add_argument("--only", default=",".join(services.ALL), help="names, with commas between")
     command = commands.add_parser("run", help="run a command beside servers of its own, then stop them")
     command.add_argument("words", nargs=argparse.REMAINDER)
+    command = commands.add_parser("proxy", help="relay a port; each line of standard input changes the faults")
+    command.add_argument("--to", type=int, required=True, help="port on 127.0.0.1")
+    command.add_argument("--port", type=int, help="port to listen on; a free one when not given")
     given = parser.parse_args()
     folder = Path(given.folder).absolute() if "folder" in given else services.PLACE
     try:
@@ -38,6 +41,8 @@ def main() -> int:
                 for mark in services.marks(folder):
                     print(f"{mark.name:<18} {mark.pid:>7} {'runs' if born(mark.pid) == mark.born else 'is gone'}")
                 return 0 if services.running(folder) else 1
+            case "proxy":
+                return proxy.by_hand(given.to, given.port)
             case _:
                 return services.run(given.words[1:] if given.words[:1] == ["--"] else given.words)
     except Unready as error:

@@ -22,6 +22,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 HOST = "127.0.0.1"
 # Below the range from which systems take the ports of outgoing connections: a port stays free while its server is down.
@@ -111,11 +112,14 @@ def unprivileged() -> Account | None:
 
 def run(words: list[str], account: Account | None = None) -> str:
     """A command that must succeed; what it printed."""
-    who = {"user": account.uid, "group": account.gid, "extra_groups": []} if account else {}
-    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd="/", **who)  # type: ignore[call-overload]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd="/", **_as(account))
     if done.returncode != 0:
         raise Unready(f"{' '.join(words)}: {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
     return str(done.stdout)
+
+
+def _as(account: Account | None) -> dict[str, Any]:
+    return {"user": account.uid, "group": account.gid, "extra_groups": []} if account else {}
 
 
 def wait_until(holds: Callable[[], bool], what: str, seconds: float = START_S_MAX) -> None:
@@ -169,7 +173,6 @@ class Server(ABC):
     def spawn(self) -> Mark:
         """Starts the process and does not wait for it. In the main thread: one that dies takes its children along."""
         log = self.folder / f"{self.name}.log"
-        who = {"user": self.account.uid, "group": self.account.gid, "extra_groups": []} if self.account else {}
         tied = sys.platform == "linux" and not self.outlives
         with log.open("ab") as file:
             self._process = subprocess.Popen(
@@ -180,7 +183,7 @@ class Server(ABC):
                 stderr=file,
                 start_new_session=True,
                 preexec_fn=_die_with_parent if tied else None,
-                **who,  # type: ignore[arg-type]
+                **_as(self.account),
             )
         pid = self._process.pid
         return Mark(self.name, pid, born(pid) or "", self.stop_signal, str(self.elsewhere or ""))

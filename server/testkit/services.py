@@ -49,7 +49,7 @@ class Set:
         return [server for servers in self.by_name.values() for server in servers]
 
     def start(self) -> dict[str, str]:
-        """Starts all and waits until each answers; the environment for tests. What was started is stopped if one fails."""
+        """Starts all and waits until each answers; the environment for tests. If one fails, all are stopped."""
         try:
             with ThreadPoolExecutor(len(self.servers())) as pool:
                 list(pool.map(lambda server: server.prepare(), self.servers()))

@@ -74,6 +74,6 @@ class Kafka(Server):
         with contextlib.suppress(OSError), socket.create_connection((HOST, self.port), timeout=2.0) as link:
             asked = struct.pack(">hhih", API_VERSIONS, 0, 7, -1)
             link.sendall(struct.pack(">i", len(asked)) + asked)
-            told = link.recv(10, socket.MSG_WAITALL)
+            told = link.makefile("rb").read(10)
             return len(told) == 10 and struct.unpack(">iih", told)[1:] == (7, 0)
         return False

@@ -12,7 +12,7 @@ from testkit import tools
 from testkit.process import HOST, Server, run
 
 USER = "marquee"
-PASSWORD = "only-for-tests"  # noqa: S105
+PASSWORD = "only-for-tests"
 DATABASE = "marquee"
 SETTINGS = {
     "listen_addresses": HOST,

@@ -11,7 +11,7 @@ from pathlib import Path
 from testkit import tools
 from testkit.process import HOST, Server, free_ports, run, wait_until
 
-PASSWORD = "only-for-tests"  # noqa: S105
+PASSWORD = "only-for-tests"
 SLOTS = 16_384
 MASTER = "mymaster"
 ANSWER_S_MAX = 2.0
@@ -121,7 +121,19 @@ def authority(folder: Path) -> None:
     key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     made = [openssl, "req", "-x509", *key, "-days", "30", "-subj", "/CN=Marquee tests", "-keyout", f"{folder}/ca.key"]
     run([*made, "-out", f"{folder}/ca.pem"])
-    run([openssl, "req", *key, "-subj", "/CN=localhost", "-keyout", f"{folder}/server.key", "-out", f"{folder}/server.csr"])
+    run(
+        [
+            openssl,
+            "req",
+            *key,
+            "-subj",
+            "/CN=localhost",
+            "-keyout",
+            f"{folder}/server.key",
+            "-out",
+            f"{folder}/server.csr",
+        ]
+    )
     extensions = folder / "server.ext"
     extensions.write_text("basicConstraints=CA:FALSE\nsubjectAltName=DNS:localhost\n", encoding="utf-8")
     signed = [openssl, "x509", "-req", "-in", f"{folder}/server.csr", "-CA", f"{folder}/ca.pem", "-days", "30"]

@@ -16,7 +16,7 @@ from testkit import tools
 from testkit.process import HOST, Server, free_ports
 
 KEY = "marquee-tests"
-SECRET = "only-for-tests"  # noqa: S105
+SECRET = "only-for-tests"
 REGION = "us-east-1"
 BUCKET = "marquee-tests"
 EMPTY = hashlib.sha256(b"").hexdigest()
@@ -64,7 +64,7 @@ class S3(Server):
     def words(self) -> list[str]:
         words = [self._weed, "-logtostderr=true", "server", f"-ip={HOST}", f"-ip.bind={HOST}"]
         words += [f"-dir={self.folder}/data", "-master.telemetry=false", "-master.volumePreallocate=false"]
-        words += ["-master.volumeSizeLimitMB=64", "-volume.max=50", "-volume.preStopSeconds=0"]
+        words += ["-master.peers=none", "-master.volumeSizeLimitMB=64", "-volume.max=50", "-volume.preStopSeconds=0"]
         words += ["-filer", "-s3", "-s3.iam=false", f"-s3.config={self.folder}/s3.json"]
         words += [f"-s3.port={self.port}", "-s3.port.iceberg=0", "-s3.port.lance=0"]
         names = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc")
@@ -74,7 +74,9 @@ class S3(Server):
         """The bucket is there and takes an object."""
         with contextlib.suppress(OSError, urllib.error.URLError):
             there = self.ask("HEAD", f"/{BUCKET}") == 200 or self.ask("PUT", f"/{BUCKET}") == 200
-            return there and self.ask("PUT", f"/{BUCKET}/.ready") == 200 and self.ask("DELETE", f"/{BUCKET}/.ready") < 300
+            return (
+                there and self.ask("PUT", f"/{BUCKET}/.ready") == 200 and self.ask("DELETE", f"/{BUCKET}/.ready") < 300
+            )
         return False
 
     def ask(self, method: str, path: str) -> int:
@@ -82,7 +84,9 @@ class S3(Server):
         now = datetime.datetime.now(datetime.UTC)
         stamp, day = now.strftime("%Y%m%dT%H%M%SZ"), now.strftime("%Y%m%d")
         host, names = f"{HOST}:{self.port}", "host;x-amz-content-sha256;x-amz-date"
-        canonical = f"{method}\n{path}\n\nhost:{host}\nx-amz-content-sha256:{EMPTY}\nx-amz-date:{stamp}\n\n{names}\n{EMPTY}"
+        canonical = (
+            f"{method}\n{path}\n\nhost:{host}\nx-amz-content-sha256:{EMPTY}\nx-amz-date:{stamp}\n\n{names}\n{EMPTY}"
+        )
         scope = f"{day}/{REGION}/s3/aws4_request"
         text = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
         key = f"AWS4{SECRET}".encode()
