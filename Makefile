@@ -50,8 +50,8 @@ check: models/.venv/stamp ## What CI runs before the tests: format, lints, types
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
 	bash .ci/protos
-	cd models && for what in "format --check" check; do \
-	  .venv/bin/ruff $$what --config pyproject.toml . ../server/testkit; done && .venv/bin/mypy
+	cd models && .venv/bin/ruff format --check --config pyproject.toml . ../server/testkit
+	cd models && .venv/bin/ruff check --config pyproject.toml . ../server/testkit && .venv/bin/mypy
 	bash .ci/peers
 	$(PYTHON) .ci/house.py
 

@@ -151,14 +151,20 @@ impl App {
         };
         tracing::info!(drain_ms = server.drain_ms, "stopping: finishing what runs");
         services.health.stop().await;
-        gate.drain();
+        tokio::time::sleep(Duration::from_millis(server.drain_notice_ms)).await;
         stopping.send_replace(true);
-        let drained = async { while servers.join_next().await.is_some() {} };
-        // A connection that never sends its preface would hold the drain for ever.
-        if tokio::time::timeout(Duration::from_millis(server.drain_ms), drained).await.is_err() {
-            tracing::warn!("some connections did not end in time and are cut");
-            servers.shutdown().await;
+        services.health.end().await;
+        let ended = async { while servers.join_next().await.is_some() {} };
+        // A connection that never sends its preface would hold this for ever.
+        let idle = gate.drained(Duration::from_millis(server.drain_quiet_ms));
+        tokio::select! {
+            () = ended => (),
+            () = idle => tracing::info!("no call runs: the connections that are still open are cut"),
+            () = tokio::time::sleep(Duration::from_millis(server.drain_ms)) => {
+                tracing::warn!("some calls did not end in time and are cut");
+            }
         }
+        servers.shutdown().await;
         background.shutdown().await;
         // A store that hangs must not hold the process: what the slate log loses then, it would lose anyway.
         let flush = parts.desk.slate_log.flush();

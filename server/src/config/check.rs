@@ -87,6 +87,8 @@ fn bounds(config: &Config, problems: &mut Vec<String>) {
         ("server.admin_timeout_ms", server.admin_timeout_ms, 1, 86_400_000),
         ("server.stream_idle_ms", server.stream_idle_ms, 1, 604_800_000),
         ("server.drain_ms", server.drain_ms, 0, 600_000),
+        ("server.drain_notice_ms", server.drain_notice_ms, 0, 600_000),
+        ("server.drain_quiet_ms", server.drain_quiet_ms, 1, 60_000),
         ("server.in_flight_max_requests", server.in_flight_max_requests as u64, 1, 1_000_000),
         ("server.streams_max_calls", server.streams_max_calls as u64, 1, 1_000_000),
         ("server.request_timeout_ms", server.request_timeout_ms, 1, 600_000),

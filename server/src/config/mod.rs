@@ -114,6 +114,10 @@ pub struct Server {
     pub tls_key_path: String,
     /// How long running calls may take to end after a stop signal.
     pub drain_ms: u64,
+    /// How long calls are still taken after a stop signal, while health says already that none should be sent.
+    pub drain_notice_ms: u64,
+    /// How long no call may have run until connections that stay open all the same are cut.
+    pub drain_quiet_ms: u64,
     /// Threads that compute slates; 0 is one for each core.
     pub compute_threads: usize,
     /// Requests that may wait for one of these threads; more are refused.
@@ -153,6 +157,8 @@ impl Default for Server {
             tls_certificate_path: String::new(),
             tls_key_path: String::new(),
             drain_ms: 10_000,
+            drain_notice_ms: 0,
+            drain_quiet_ms: 250,
             compute_threads: 0,
             queue_max_requests: 256,
             queue_wait_max_ms: 200,

@@ -71,9 +71,18 @@ impl Gate {
         Gate { shared: Arc::new(Shared { calls, streams, timeout_max, admin_timeout_max, is_draining, metrics }) }
     }
 
-    /// From now on new calls are answered UNAVAILABLE; those in flight go on.
-    pub fn drain(&self) {
+    /// Ends when no call runs any more. Callers have heard by then that they should go elsewhere (each connection is told);
+    /// who calls all the same after `notice` is answered UNAVAILABLE. What a caller sent before it heard is still done.
+    pub async fn drained(&self, notice: Duration) {
+        tokio::time::sleep(notice).await;
         self.shared.is_draining.store(true, Ordering::Relaxed);
+        for room in [&self.shared.calls, &self.shared.streams] {
+            let all = u32::try_from(room.max).unwrap_or(u32::MAX);
+            // It fails only when the semaphore is closed, which nobody does.
+            let _ = room.free.acquire_many(all).await;
+        }
+        // The last answers are on their way.
+        tokio::time::sleep(notice).await;
     }
 }
 

@@ -97,6 +97,15 @@ impl Health {
             }
         }
     }
+
+    /// Ends the streams that watch: each would hold its connection until the drain's last moment.
+    pub async fn end(mut self) {
+        for (reporter, services) in [(&mut self.public, &PUBLIC[..]), (&mut self.admin, &ADMIN[..])] {
+            for service in services {
+                reporter.clear_service_status(service).await;
+            }
+        }
+    }
 }
 
 /// What is behind one listener.

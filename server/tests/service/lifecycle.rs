@@ -93,7 +93,7 @@ async fn idle_streams_are_bounded_and_take_no_room_of_calls() {
 async fn a_stop_ends_streams_and_does_not_wait_for_silent_connections() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = crate::harness::config(folder.path());
-    config.server.drain_ms = 500;
+    config.server.drain_ms = 60_000;
     let mut server = Server::with(config).await;
     // A connection that never sends its preface would hold a graceful shutdown for ever.
     let silent = TcpStream::connect(server.address).await.unwrap();
@@ -108,6 +108,24 @@ async fn a_stop_ends_streams_and_does_not_wait_for_silent_connections() {
     server.stop().await;
     assert!(started.elapsed() < Duration::from_secs(10));
     drop(silent);
+}
+
+#[tokio::test]
+async fn a_stop_is_told_to_watchers_first_and_calls_are_taken_until_the_notice_is_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = crate::harness::config(folder.path());
+    config.server.drain_notice_ms = 3_000;
+    let mut server = Server::with(config).await;
+    server.upsert(items(3)).await;
+    let mut health = HealthClient::new(server.channel());
+    let mut watched = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+    assert_eq!(watched.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
+    server.signal();
+    assert_eq!(watched.message().await.unwrap().unwrap().status(), ServingStatus::NotServing);
+    assert_eq!(server.recommend(of("ann")).await.unwrap().results.len(), 3);
+    // The stream ends with the drain instead of holding it.
+    assert!(watched.message().await.unwrap().is_none());
+    server.stop().await;
 }
 
 #[tokio::test]

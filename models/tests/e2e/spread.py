@@ -1,0 +1,148 @@
+"""A load on several servers at once, by a client as a team would write it: calls take turns, and one that could not be
+sent because its server is gone goes to another one, once."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+
+from demo.client import Service
+
+# A server that comes back is found again soon.
+CHANNEL = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.min_reconnect_backoff_ms", 100)]
+CHANNEL += [("grpc.max_reconnect_backoff_ms", 500)]
+# What gRPC says of a call that never left: no connection could be made.
+NEVER_SENT = "failed to connect to all addresses"
+READY_S_MAX = 60.0
+SERVING, NOT_SERVING = b"\x08\x01", b"\x08\x02"
+
+
+def channel(address: str) -> grpc.Channel:
+    """A channel that is ready and finds its server again after a restart."""
+    opened = grpc.insecure_channel(address, options=CHANNEL)
+    grpc.channel_ready_future(opened).result(timeout=READY_S_MAX)
+    return opened
+
+
+class Spread:
+    """One service on several servers."""
+
+    def __init__(self, addresses: Sequence[str], name: str) -> None:
+        self._services = [Service(channel(address), name) for address in addresses]
+        self._turn = 0
+        self._lock = threading.Lock()
+        self.moved = 0
+
+    def call(self, method: str, **fields: Any) -> Any:
+        """A call on the server whose turn it is; on the next one when it could not be sent."""
+        with self._lock:
+            self._turn += 1
+            turn = self._turn
+        for attempt in range(2):
+            service = self._services[(turn + attempt) % len(self._services)]
+            try:
+                return getattr(service, method)(**fields)
+            except grpc.RpcError as error:
+                unsent = error.code() == grpc.StatusCode.UNAVAILABLE and NEVER_SENT in (error.details() or "")
+                if attempt > 0 or not unsent:
+                    raise
+                with self._lock:
+                    self.moved += 1
+        raise AssertionError("there is no third attempt")
+
+
+@dataclass
+class Tally:
+    """What became of the calls."""
+
+    answered: int = 0
+    failed: list[str] = field(default_factory=list)
+    degraded: Counter[str] = field(default_factory=Counter)
+    slowest_s: float = 0.0
+
+
+class Load:
+    """Threads that do one thing again and again until the end of the `with`; each with a number of its own."""
+
+    def __init__(self, once: Callable[[int, int], Any], threads: int = 4, pause_s: float = 0.01) -> None:
+        self._once, self._pause_s = once, pause_s
+        self._ends = threading.Event()
+        self._lock = threading.Lock()
+        self.tally = Tally()
+        self._threads = [threading.Thread(target=self._run, args=(number,), daemon=True) for number in range(threads)]
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ends.set()
+        for thread in self._threads:
+            thread.join(READY_S_MAX)
+
+    def wait_for(self, calls: int) -> None:
+        """Until so many more have been answered or have failed."""
+        until, done = time.monotonic() + READY_S_MAX, self._done() + calls
+        while self._done() < done:
+            assert time.monotonic() < until, f"the load stands still: {self.tally}"
+            time.sleep(0.01)
+
+    def _done(self) -> int:
+        with self._lock:
+            return self.tally.answered + len(self.tally.failed)
+
+    def _run(self, number: int) -> None:
+        turn = 0
+        while not self._ends.is_set():
+            turn += 1
+            began = time.monotonic()
+            try:
+                answer = self._once(number, turn)
+                took = time.monotonic() - began
+                with self._lock:
+                    self.tally.answered += 1
+                    self.tally.slowest_s = max(self.tally.slowest_s, took)
+                    self.tally.degraded.update(_degraded(answer))
+            except grpc.RpcError as error:
+                with self._lock:
+                    self.tally.failed.append(f"{error.code()}: {error.details()}")
+            time.sleep(self._pause_s)
+
+
+def _degraded(answer: object) -> list[str]:
+    parts = getattr(getattr(answer, "degraded", None), "parts", ())
+    return [str(part.what) for part in parts]
+
+
+class Health:
+    """Watches a server's health over a stream of its own, as a load balancer does."""
+
+    def __init__(self, address: str) -> None:
+        watch = channel(address).unary_stream("/grpc.health.v1.Health/Watch", None, None)
+        self._stream = watch(b"")
+        self.seen: list[bytes] = []
+        self._first = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        assert self._first.wait(READY_S_MAX), "health was not told"
+
+    def _run(self) -> None:
+        try:
+            for told in self._stream:
+                self.seen.append(told)
+                self._first.set()
+        except grpc.RpcError:
+            pass
+
+    def end(self) -> list[bytes]:
+        """All that was told until the server ended the stream."""
+        self._thread.join(READY_S_MAX)
+        assert not self._thread.is_alive(), "the stream goes on"
+        return self.seen
