@@ -34,10 +34,16 @@ class Spread:
     """One service on several servers."""
 
     def __init__(self, addresses: Sequence[str], name: str) -> None:
-        self._services = [Service(channel(address), name) for address in addresses]
+        self._channels = [channel(address) for address in addresses]
+        self._services = [Service(opened, name) for opened in self._channels]
         self._turn = 0
         self._lock = threading.Lock()
         self.moved = 0
+
+    def wait_ready(self) -> None:
+        """Until all servers are connected: a client sees only after a while that one has come back."""
+        for opened in self._channels:
+            grpc.channel_ready_future(opened).result(timeout=READY_S_MAX)
 
     def call(self, method: str, **fields: Any) -> Any:
         """A call on the server whose turn it is; on the next one when it could not be sent."""

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
-
 from testkit.process import HOST, free_ports
+
 from tests.e2e import catalogue
 from tests.e2e.house import House, Server
 from tests.e2e.spread import NOT_SERVING, SERVING, Health, Load, Spread
@@ -70,6 +70,8 @@ def test_a_rolling_restart_fails_no_call(pair: tuple[list[House], list[Server]])
                 silent.close()
                 asking.wait_for(100)
                 servers[at] = Server.start(house)
+                for spread in (asks, writes):
+                    spread.wait_ready()
         asking.wait_for(100)
     for load in (asking, writing):
         assert load.tally.failed == [], load.tally.failed[:5]
