@@ -107,6 +107,13 @@ kill-test: models/.venv/stamp ## kill -9 within 100,000 streamed events; every a
 	cargo build --release --workspace
 	cd models && MARQUEE_BIN_DIR="$(abspath $(TARGET))/release" MARQUEE_KILL_EVENTS=100000 .venv/bin/python -m pytest -rs -s tests/e2e/test_kill.py
 
+.PHONY: fault-test
+fault-test: models/.venv/stamp ## Each server under Marquee fails for FAULT_SECONDS=60, alone and two at once; 10,000 reads of others' writes; 10 rolling restarts
+	cargo build --release --workspace
+	cd models && MARQUEE_BIN_DIR="$(abspath $(TARGET))/release" MARQUEE_FAULT_SECONDS=$(or $(FAULT_SECONDS),60) \
+	  MARQUEE_FRESH_EVENTS=10000 MARQUEE_ROLLING_ROUNDS=10 .venv/bin/python -m pytest -rs -s \
+	  tests/e2e/test_faults.py tests/e2e/test_fresh.py tests/e2e/test_rolling.py
+
 .PHONY: bench-peers
 bench-peers: ## Marquee beside FastAPI + gunicorn + Redis + hnswlib + onnxruntime: equal slates, then CPU, rate and latency of each
 	cargo build --release --workspace --bins --examples

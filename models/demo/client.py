@@ -16,8 +16,14 @@ TIMEOUT_S = 20.0
 class Service:
     """Unary calls of one service: `Service(channel, "EventService").RecordEvents(events=[...])`."""
 
-    def __init__(self, channel: grpc.Channel, name: str, metadata: list[tuple[str, str]] | None = None) -> None:
-        self._channel, self._metadata = channel, metadata
+    def __init__(
+        self,
+        channel: grpc.Channel,
+        name: str,
+        metadata: list[tuple[str, str]] | None = None,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        self._channel, self._metadata, self._timeout_s = channel, metadata, timeout_s
         self._methods = DescriptorPool(ProtoReflectionDescriptorDatabase(channel)).FindServiceByName(
             f"marquee.v1.{name}"
         )
@@ -36,7 +42,7 @@ class Service:
             request_serializer=request.SerializeToString,
             response_deserializer=response.FromString,
         )
-        return lambda **fields: call(request(**fields), timeout=TIMEOUT_S, metadata=self._metadata)
+        return lambda **fields: call(request(**fields), timeout=self._timeout_s, metadata=self._metadata)
 
 
 def connect(address: str) -> grpc.Channel:

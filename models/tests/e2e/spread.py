@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc
 
-from demo.client import Service
+from demo.client import TIMEOUT_S, Service
 
 # A server that comes back is found again soon.
 CHANNEL = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.min_reconnect_backoff_ms", 100)]
@@ -20,6 +20,7 @@ CHANNEL += [("grpc.max_reconnect_backoff_ms", 500)]
 # What gRPC says of a call that never left: no connection could be made.
 NEVER_SENT = "failed to connect to all addresses"
 READY_S_MAX = 60.0
+ACCEPTED, DUPLICATE = 1, 2
 SERVING, NOT_SERVING = b"\x08\x01", b"\x08\x02"
 
 
@@ -31,11 +32,15 @@ def channel(address: str) -> grpc.Channel:
 
 
 class Spread:
-    """One service on several servers."""
+    """One service on several servers. `retries_cut` moves also those calls that were cut on their way: reads can bear
+    it, and writes of events with ids."""
 
-    def __init__(self, addresses: Sequence[str], name: str) -> None:
+    def __init__(
+        self, addresses: Sequence[str], name: str, timeout_s: float = TIMEOUT_S, retries_cut: bool = False
+    ) -> None:
         self._channels = [channel(address) for address in addresses]
-        self._services = [Service(opened, name) for opened in self._channels]
+        self._services = [Service(opened, name, timeout_s=timeout_s) for opened in self._channels]
+        self._retries_cut = retries_cut
         self._turn = 0
         self._lock = threading.Lock()
         self.moved = 0
@@ -55,12 +60,24 @@ class Spread:
             try:
                 return getattr(service, method)(**fields)
             except grpc.RpcError as error:
-                unsent = error.code() == grpc.StatusCode.UNAVAILABLE and NEVER_SENT in (error.details() or "")
-                if attempt > 0 or not unsent:
+                unsent = self._retries_cut or NEVER_SENT in (error.details() or "")
+                if attempt > 0 or error.code() != grpc.StatusCode.UNAVAILABLE or not unsent:
                     raise
                 with self._lock:
                     self.moved += 1
         raise AssertionError("there is no third attempt")
+
+
+def listed(users: Service, user: str) -> Counter[str]:
+    """How often each event id is in a user's list."""
+    found: Counter[str] = Counter()
+    token = ""
+    while True:
+        page = users.ListEvents(user_id=user, page_size=1000, page_token=token)
+        found.update(event.id for event in page.events)
+        token = page.next_page_token
+        if not token:
+            return found
 
 
 @dataclass
@@ -70,7 +87,11 @@ class Tally:
     answered: int = 0
     failed: list[str] = field(default_factory=list)
     degraded: Counter[str] = field(default_factory=Counter)
-    slowest_s: float = 0.0
+    took_s: list[float] = field(default_factory=list)
+
+    def percentile_s(self, share: float) -> float:
+        """A percentile of how long answers took."""
+        return sorted(self.took_s)[min(int(share * len(self.took_s)), len(self.took_s) - 1)]
 
 
 class Load:
@@ -114,7 +135,7 @@ class Load:
                 took = time.monotonic() - began
                 with self._lock:
                     self.tally.answered += 1
-                    self.tally.slowest_s = max(self.tally.slowest_s, took)
+                    self.tally.took_s.append(took)
                     self.tally.degraded.update(_degraded(answer))
             except grpc.RpcError as error:
                 with self._lock:
@@ -125,6 +146,50 @@ class Load:
 def _degraded(answer: object) -> list[str]:
     parts = getattr(getattr(answer, "degraded", None), "parts", ())
     return [str(part.what) for part in parts]
+
+
+class Writer:
+    """Writes events, each user's one after the other, and sends each again until it is acknowledged."""
+
+    def __init__(self, spread: Spread, name: str, items: int) -> None:
+        self._spread, self._name, self._items = spread, name, items
+        self._pending: dict[int, list[dict[str, Any]]] = {}
+        self._lock = threading.Lock()
+        self.acknowledged: dict[str, Counter[str]] = {}
+        self.tokens: dict[str, str] = {}
+
+    def once(self, number: int, turn: int) -> object:
+        """Sends what that thread has not got through yet, or the next events."""
+        user = f"{self._name}-{number}"
+        if number not in self._pending:
+            self._pending[number] = [
+                {
+                    "id": f"{user}-{turn}-{at}",
+                    "user_id": user,
+                    "item_id": f"i{(turn * 3 + at) % self._items}",
+                    "type": 2,
+                }
+                for at in range(3)
+            ]
+        answer = self._spread.call("RecordEvents", events=self._pending[number])
+        sent = self._pending.pop(number)
+        refused = [result for result in answer.results if result.status not in (ACCEPTED, DUPLICATE)]
+        assert not refused and len(answer.results) == len(sent), refused
+        with self._lock:
+            self.acknowledged.setdefault(user, Counter()).update(event["id"] for event in sent)
+            self.tokens[user] = answer.write_token or self.tokens.get(user, "")
+        return answer
+
+    def finish(self) -> None:
+        """Gets through what is still pending."""
+        until = time.monotonic() + READY_S_MAX
+        for number in list(self._pending):
+            while number in self._pending:
+                try:
+                    self.once(number, 0)
+                except grpc.RpcError as error:
+                    assert time.monotonic() < until, f"writes do not come back: {error.details()}"
+                    time.sleep(0.1)
 
 
 class Health:

@@ -1,0 +1,129 @@
+"""Two Marquee processes on PostgreSQL, Redis, Kafka and S3 of their own, each behind a proxy that can break it."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from testkit.process import HOST, free_ports
+from testkit.proxy import Proxy
+from testkit.servers.kafka import Kafka
+from testkit.servers.postgres import DATABASE, PASSWORD, USER, Postgres
+from testkit.servers.redis import Redis
+from testkit.servers.s3 import BUCKET, S3
+
+from tests.e2e import catalogue
+from tests.e2e.house import House, Server
+from tests.e2e.spread import READY_S_MAX, Spread
+
+PROCESSES = 2
+# Of every Recommend: no fault may cost a caller more.
+DEADLINE_S = 2.5
+USERS = [f"u{number}" for number in range(catalogue.USERS)]
+# So many answers in a row without a degraded flag, and an installation is whole again.
+WHOLE_ANSWERS = 20
+
+
+class Estate:
+    """Everything of one installation. Servers of the test's own: it may do anything to them."""
+
+    def __init__(self, folder: Path, binaries: Path, trained: House) -> None:
+        self._stack = ExitStack()
+        self.folder = folder
+        self.trained = trained
+        kafka_port = free_ports(1)[0]
+        self.postgres = Postgres(folder / "postgres")
+        self.redis = Redis(folder / "redis")
+        self.kafka = Kafka(folder / "kafka", advertised_port=kafka_port)
+        self.s3 = S3(folder / "s3")
+        self.to_postgres, self.to_redis = Proxy(self.postgres.port), Proxy(self.redis.port)
+        self.to_kafka, self.to_s3 = Proxy(self.kafka.port, kafka_port), Proxy(self.s3.port)
+        settings = {
+            "MARQUEE_NAMESPACE": "estate",
+            "MARQUEE_STORE__URL": f"postgres://{USER}:{PASSWORD}@{HOST}:{self.to_postgres.port}/{DATABASE}",
+            "MARQUEE_CACHE__URL": f"redis://{HOST}:{self.to_redis.port}",
+            "MARQUEE_EVENTS__URL": self.kafka.url,
+            "MARQUEE_EVENTS__CREATE_TOPIC": "true",
+            "MARQUEE_ARTIFACTS__URL": f"s3://{BUCKET}",
+            "MARQUEE_ARTIFACTS__POLL_MS": "500",
+            # The machine that tests run on may be slow; that it becomes fresh is tested, how fast is not.
+            "MARQUEE_RANKING__FRESH_WAIT_MS": "20000",
+            "MARQUEE_SERVER__REQUEST_TIMEOUT_MS": "30000",
+            **self.s3.environment(),
+            "AWS_ENDPOINT_URL": f"http://{HOST}:{self.to_s3.port}",
+        }
+        self.houses = []
+        for number, port in enumerate(free_ports(PROCESSES)):
+            own = folder / f"house-{number}"
+            own.mkdir(parents=True)
+            listen = {"MARQUEE_SERVER__LISTEN": f"{HOST}:{port}", "MARQUEE_ARTIFACTS__CACHE_FOLDER": f"{own}/cache"}
+            self.houses.append(House(own, binaries, {**settings, **listen}))
+        self.processes: list[Server] = []
+
+    def __enter__(self) -> Estate:
+        try:
+            for server in (self.postgres, self.redis, self.kafka, self.s3):
+                self._stack.callback(server.close)
+                server.start()
+            for proxy in (self.to_postgres, self.to_redis, self.to_kafka, self.to_s3):
+                self._stack.enter_context(proxy)
+            self._furnish()
+            self._stack.callback(self._kill_all)
+            for house in self.houses:
+                self.processes.append(Server.start(house))
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _kill_all(self) -> None:
+        for process in self.processes:
+            if process.process.poll() is None:
+                process.kill()
+
+    def _furnish(self) -> None:
+        """The catalogue into the store, the trained bundle into the bucket; it serves."""
+        house = self.houses[0]
+        catalogue.write(self.folder / "catalogue")
+        house.run("import", "--layout", "marquee", self.folder / "catalogue")
+        house.run("bundle", "publish", self.trained.folder / "bundles" / self.trained.serving(), "--activate")
+
+    def publish_another(self, version: str) -> None:
+        """A second bundle into the bucket; it does not serve yet."""
+        training, out = self.trained.folder / "training", self.folder / "built"
+        words = ("--data", training / "log" / "export", "--models", training / "live" / "models", "--out", out)
+        # Built in a house without S3: a bundle folder is a folder.
+        replace(self.trained, settings={}).run("bundle", "build", *words, "--version", version)
+        self.houses[0].run("bundle", "publish", out / version)
+
+    def spread(self, name: str, *, timeout_s: float = DEADLINE_S, retries_cut: bool = False) -> Spread:
+        """A client of a service on both processes."""
+        return Spread([process.public for process in self.processes], name, timeout_s, retries_cut)
+
+    def serving(self) -> list[str]:
+        """The version that each process answers from."""
+        asked = [process.service("RecommendationService") for process in self.processes]
+        return [str(each.Recommend(user_id="u1", count=5, bypass_cache=True).bundle_version) for each in asked]
+
+    def wait_whole(self) -> None:
+        """Until answers of each process leave nothing out any more."""
+        until = time.monotonic() + READY_S_MAX
+        for process in self.processes:
+            service, whole, turn = process.service("RecommendationService"), 0, 0
+            while whole < WHOLE_ANSWERS:
+                turn += 1
+                answer = service.Recommend(user_id=USERS[turn % len(USERS)], count=10)
+                whole = 0 if answer.degraded.parts else whole + 1
+                assert time.monotonic() < until, f"still degraded: {answer.degraded}"
+                time.sleep(0.02)
+
+    def counts(self) -> dict[str, int]:
+        """`marquee status --json`"""
+        found: dict[str, int] = json.loads(self.houses[0].run("status", "--json"))["counts"]
+        return found
