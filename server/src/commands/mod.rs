@@ -101,7 +101,7 @@ fn execute(command: Command, config: Config) -> anyhow::Result<()> {
 
 /// The config's store, for a command that runs beside a server or without one.
 async fn open_store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
-    store::open(&config.store, Arc::new(Metrics::new()))
+    store::open(config, Arc::new(Metrics::new()))
         .await
         .map_err(|error| anyhow::anyhow!(error.detail()))
         .with_context(|| format!("opening the store {}", config.store.url))
