@@ -7,6 +7,7 @@
 mod columns;
 #[cfg(test)]
 pub(crate) mod conformance;
+pub mod dump;
 mod entry;
 pub mod postgres;
 pub mod sqlite;
@@ -134,6 +135,12 @@ pub trait Store: Send + Sync {
 
     /// Removes event ids received, and slates answered, before these moments, in small transactions.
     async fn prune(&self, event_ids_before_ms: TimeMs, slates_before_ms: TimeMs) -> Result<Pruned>;
+
+    /// Reads one moment of all there is, row by row.
+    async fn dump(&self) -> Result<Box<dyn dump::Dump>>;
+
+    /// Begins to fill this store with a dump. FailedPrecondition when it ever held anything.
+    async fn restore(&self) -> Result<Box<dyn dump::Restore>>;
 
     /// Lets running writes end and closes. Later calls answer Unavailable.
     async fn close(&self);

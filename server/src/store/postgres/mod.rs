@@ -6,6 +6,7 @@
 
 mod bundles;
 mod catalog;
+mod dump;
 mod fields;
 mod history;
 mod ingested;
@@ -15,6 +16,8 @@ mod months;
 mod people;
 mod session;
 mod slates;
+#[cfg(test)]
+pub(super) mod testing;
 #[cfg(test)]
 mod tests;
 
@@ -271,6 +274,14 @@ impl Store for Postgres {
                 return Ok(total);
             }
         }
+    }
+
+    async fn dump(&self) -> Result<Box<dyn super::dump::Dump>> {
+        Ok(Box::new(dump::Dump::begin(&self.server).await?))
+    }
+
+    async fn restore(&self) -> Result<Box<dyn super::dump::Restore>> {
+        Ok(Box::new(dump::Restore::begin(&self.server).await?))
     }
 
     async fn close(&self) {

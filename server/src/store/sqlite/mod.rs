@@ -5,6 +5,7 @@
 
 mod bundles;
 mod catalog;
+mod dump;
 mod history;
 mod ingested;
 mod log;
@@ -38,6 +39,8 @@ use session::Session;
 
 /// A store in one SQLite file.
 pub struct Sqlite {
+    reading: SqliteConnectOptions,
+    writing: SqliteConnectOptions,
     readers: SqlitePool,
     writer: Writer<SqliteConnection>,
 }
@@ -67,14 +70,16 @@ impl Sqlite {
         let mut connection = writing.connect().await.map_err(opening)?;
         sqlx::migrate!("migrations/sqlite").run(&mut connection).await.map_err(schema_problem)?;
         let end = log::end(&mut connection).await?;
+        let reading = options.pragma("query_only", "on");
         let readers = SqlitePoolOptions::new()
             .max_connections(config.read_connections_max)
             .acquire_timeout(Duration::from_millis(config.read_wait_ms))
-            .connect_with(options.pragma("query_only", "on"))
+            .connect_with(reading.clone())
             .await
             .map_err(failed("opening the store for reading"))?;
         metrics.log_end.set(end as i64);
-        Ok(Sqlite { readers, writer: Writer::start(Session { connection }, end, config, metrics) })
+        let writer = Writer::start(Session { connection }, end, config, metrics);
+        Ok(Sqlite { reading, writing, readers, writer })
     }
 
     /// A connection with one consistent view for several statements. Dropped, it ends the view.
@@ -273,6 +278,14 @@ impl Store for Sqlite {
                 return Ok(total);
             }
         }
+    }
+
+    async fn dump(&self) -> Result<Box<dyn super::dump::Dump>> {
+        Ok(Box::new(dump::Dump::begin(&self.reading).await?))
+    }
+
+    async fn restore(&self) -> Result<Box<dyn super::dump::Restore>> {
+        Ok(Box::new(dump::Restore::begin(&self.writing).await?))
     }
 
     async fn close(&self) {

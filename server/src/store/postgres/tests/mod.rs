@@ -4,57 +4,12 @@ mod faults;
 mod opening;
 mod plans;
 
-use sqlx::{AssertSqlSafe, ConnectOptions, Row};
+use sqlx::{AssertSqlSafe, Row};
 
+use super::testing::Schema;
 use super::*;
-use crate::config;
 use crate::store::conformance;
 use crate::testkit;
-
-/// A schema of its own on the tests' server.
-pub(super) struct Schema {
-    pub(super) config: Config,
-}
-
-impl Schema {
-    pub(super) fn new() -> Schema {
-        let mut config = Config { namespace: testkit::unique("test"), ..Config::default() };
-        config.store = config::Store {
-            url: testkit::server("MARQUEE_TEST_POSTGRES").into(),
-            read_connections_max: 2,
-            ..config.store
-        };
-        Schema { config }
-    }
-
-    pub(super) async fn open(&self) -> Result<Postgres> {
-        Postgres::open(&self.config, Arc::new(Metrics::new())).await
-    }
-
-    /// A connection beside the store's.
-    pub(super) async fn connect(&self) -> sqlx::PgConnection {
-        Server::new(&self.config).unwrap().connect().await.unwrap()
-    }
-}
-
-impl Drop for Schema {
-    fn drop(&mut self) {
-        // Tests run on a runtime of one thread, which is dropping this: another one cleans up.
-        let options: sqlx::postgres::PgConnectOptions = self.config.store.url.expose().parse().unwrap();
-        let drop =
-            format!("SET client_min_messages = warning; DROP SCHEMA IF EXISTS \"{}\" CASCADE", self.config.namespace);
-        let clean = move || {
-            tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
-                let mut sql = options.connect().await?;
-                sqlx::raw_sql(AssertSqlSafe(drop)).execute(&mut sql).await
-            })
-        };
-        let cleaned = std::thread::spawn(clean).join();
-        if !std::thread::panicking() {
-            cleaned.unwrap().unwrap();
-        }
-    }
-}
 
 async fn open() -> (Schema, Arc<dyn Store>) {
     let schema = Schema::new();
