@@ -81,8 +81,7 @@ impl App {
     pub async fn build(config: Config, clock: Clock) -> anyhow::Result<App> {
         let config = Arc::new(config);
         let metrics = Arc::new(Metrics::new());
-        let store =
-            store::open(&config.store, metrics.clone()).await.map_err(|error| anyhow::anyhow!(error.detail()))?;
+        let store = store::open(&config, metrics.clone()).await.map_err(|error| anyhow::anyhow!(error.detail()))?;
         let profiles = Arc::new(Profiles::new(&config, store.clone(), metrics.clone()));
         let writer = EventWriter::new(&config, store.clone(), profiles.clone(), metrics.clone(), clock.clone());
         let registry = Registry::new(&config, store.clone(), clock.clone())?;

@@ -188,7 +188,7 @@ mod tests {
         config.store.url = format!("sqlite://{}/store.db", folder.path().display()).into();
         config.limits.profile_cache_max_users = cache_max_users;
         let metrics = Arc::new(Metrics::new());
-        let store = crate::store::open(&config.store, Arc::clone(&metrics)).await.unwrap();
+        let store = crate::store::open(&config, Arc::clone(&metrics)).await.unwrap();
         let profiles = Profiles::new(&config, Arc::clone(&store), metrics);
         Ground { _folder: folder, store, profiles }
     }

@@ -10,6 +10,7 @@ mod replay;
 mod serve;
 mod skew;
 mod status;
+mod store_copy;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -54,6 +55,8 @@ enum Command {
     Evaluate(evaluate::Args),
     /// Asks every logged slate's question again and compares features and order, bit for bit.
     Skew(skew::Args),
+    /// Writes everything that the store holds to a file, or fills an empty store from one.
+    Store(store_copy::Args),
     /// Says what the store holds and which bundle serves.
     Status(status::Args),
     /// Checks or shows the configuration.
@@ -93,6 +96,7 @@ fn execute(command: Command, config: Config) -> anyhow::Result<()> {
             Command::Replay(args) => replay::run(&config, args).await,
             Command::Evaluate(args) => evaluate::run(&config, args).await,
             Command::Skew(args) => skew::run(&config, &args).await,
+            Command::Store(args) => store_copy::run(&config, args).await,
             Command::Status(args) => status::run(&config, &args).await,
             Command::Config(args) => config::run(&config, &args),
         }
@@ -101,7 +105,7 @@ fn execute(command: Command, config: Config) -> anyhow::Result<()> {
 
 /// The config's store, for a command that runs beside a server or without one.
 async fn open_store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
-    store::open(&config.store, Arc::new(Metrics::new()))
+    store::open(config, Arc::new(Metrics::new()))
         .await
         .map_err(|error| anyhow::anyhow!(error.detail()))
         .with_context(|| format!("opening the store {}", config.store.url))

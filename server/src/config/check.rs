@@ -66,7 +66,7 @@ fn urls(config: &Config, problems: &mut Vec<String>) {
             Some(_) => {}
         };
     // Each scheme, and whether something must follow it.
-    scheme("store.url", &config.store.url, &[("sqlite", true)]);
+    scheme("store.url", &config.store.url, &[("sqlite", true), ("postgres", true), ("postgresql", true)]);
     scheme("cache.url", &config.cache.url, &[("memory", false)]);
     scheme("artifacts.url", &config.artifacts.url, &[("file", true)]);
     if config.events.quarantine_folder.is_empty() {
@@ -99,6 +99,10 @@ fn bounds(config: &Config, problems: &mut Vec<String>) {
         ("store.write_wait_ms", store.write_wait_ms, 0, 600_000),
         ("store.read_connections_max", u64::from(store.read_connections_max), 1, 256),
         ("store.busy_timeout_ms", store.busy_timeout_ms, 1, 600_000),
+        ("store.read_wait_ms", store.read_wait_ms, 1, 600_000),
+        ("store.connect_timeout_ms", store.connect_timeout_ms, 1, 600_000),
+        ("store.statement_timeout_ms", store.statement_timeout_ms, 1, 3_600_000),
+        ("store.write_retry_ms", store.write_retry_ms, 0, 600_000),
         ("store.dedup_retention_days", u64::from(store.dedup_retention_days), 1, 36_500),
         ("cache.ttl_ms", config.cache.ttl_ms, 1, 86_400_000),
         ("limits.count_max", limits.count_max as u64, 1, 10_000),

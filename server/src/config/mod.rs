@@ -180,7 +180,7 @@ impl Default for Server {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Store {
-    /// `sqlite://PATH`; the folder is made if it is missing.
+    /// `sqlite://PATH`, whose folder is made if it is missing, or `postgres://USER@HOST:PORT/DATABASE`.
     pub url: Address,
     /// Entries that may wait for the writer; a write that finds no room waits `write_wait_ms`, then is refused.
     pub write_queue_max_entries: usize,
@@ -190,8 +190,16 @@ pub struct Store {
     pub write_wait_ms: u64,
     /// Connections that read.
     pub read_connections_max: u32,
+    /// How long a read waits for one of them that works.
+    pub read_wait_ms: u64,
     /// How long to wait for another process that holds the database.
     pub busy_timeout_ms: u64,
+    /// PostgreSQL: how long opening a connection may take.
+    pub connect_timeout_ms: u64,
+    /// PostgreSQL: longest time of one statement; a writing transaction may take some of it.
+    pub statement_timeout_ms: u64,
+    /// PostgreSQL: how long a batch is written again and again while the server is not there.
+    pub write_retry_ms: u64,
     /// How long event ids are remembered; a resend after that counts as new.
     pub dedup_retention_days: u32,
 }
@@ -204,7 +212,11 @@ impl Default for Store {
             write_batch_max_entries: 10_000,
             write_wait_ms: 1_000,
             read_connections_max: 4,
+            read_wait_ms: 2_000,
             busy_timeout_ms: 10_000,
+            connect_timeout_ms: 5_000,
+            statement_timeout_ms: 10_000,
+            write_retry_ms: 5_000,
             dedup_retention_days: 90,
         }
     }

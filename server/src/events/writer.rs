@@ -129,7 +129,7 @@ mod tests {
         config.store.url = format!("sqlite://{}/store.db", folder.path().display()).into();
         config.limits.events_max_per_call = 3;
         let metrics = Arc::new(Metrics::new());
-        let store = crate::store::open(&config.store, Arc::clone(&metrics)).await.unwrap();
+        let store = crate::store::open(&config, Arc::clone(&metrics)).await.unwrap();
         let profiles = Arc::new(Profiles::new(&config, Arc::clone(&store), Arc::clone(&metrics)));
         let clock = Clock::fixed(1_000_000);
         let writer = EventWriter::new(&config, Arc::clone(&store), Arc::clone(&profiles), metrics, clock);

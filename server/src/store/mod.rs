@@ -4,20 +4,25 @@
 //! nor what an event is worth. What it promises: a write that was answered survives power loss, is seen by every later
 //! read, and happened exactly once whatever was sent twice; ids are kept byte for byte.
 
+mod columns;
 #[cfg(test)]
 pub(crate) mod conformance;
+pub mod dump;
 mod entry;
+pub mod postgres;
 pub mod sqlite;
+mod writer;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use marquee_engine::types::{Item, Seq, TimeMs};
+use sqlx::migrate::MigrateError;
 use tokio::sync::watch;
 
 pub use entry::*;
 
-use crate::config;
+use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::telemetry::Metrics;
 
@@ -131,14 +136,40 @@ pub trait Store: Send + Sync {
     /// Removes event ids received, and slates answered, before these moments, in small transactions.
     async fn prune(&self, event_ids_before_ms: TimeMs, slates_before_ms: TimeMs) -> Result<Pruned>;
 
+    /// Reads one moment of all there is, row by row.
+    async fn dump(&self) -> Result<Box<dyn dump::Dump>>;
+
+    /// Begins to fill this store with a dump. FailedPrecondition when it ever held anything.
+    async fn restore(&self) -> Result<Box<dyn dump::Restore>>;
+
     /// Lets running writes end and closes. Later calls answer Unavailable.
     async fn close(&self);
 }
 
-/// Opens the store of the config's URL, with migrations applied.
-pub async fn open(config: &config::Store, metrics: Arc<Metrics>) -> Result<Arc<dyn Store>> {
-    match config.url.scheme() {
-        "sqlite" => Ok(Arc::new(sqlite::Sqlite::open(config, metrics).await?)),
-        _ => Err(Error::invalid("store.url", "must start with sqlite://")),
+/// Opens the store of the config's URL, with migrations applied. InvalidArgument `store.url` when it cannot be used.
+pub async fn open(config: &Config, metrics: Arc<Metrics>) -> Result<Arc<dyn Store>> {
+    match config.store.url.scheme() {
+        "sqlite" => Ok(Arc::new(sqlite::Sqlite::open(&config.store, metrics).await?)),
+        "postgres" | "postgresql" => Ok(Arc::new(postgres::Postgres::open(config, metrics).await?)),
+        _ => Err(Error::invalid("store.url", "must start with sqlite:// or postgres://")),
+    }
+}
+
+/// What is wrong with a schema that this binary's migrations do not fit.
+fn schema_problem(error: MigrateError) -> Error {
+    match error {
+        MigrateError::VersionMissing(version) | MigrateError::VersionTooNew(version, _) => Error::invalid(
+            "store.url",
+            format!(
+                "the store has schema version {version}, which this binary does not know: a newer Marquee wrote it; run that version or a later one"
+            ),
+        ),
+        MigrateError::VersionMismatch(version) => Error::invalid(
+            "store.url",
+            format!(
+                "the store's schema version {version} differs from the one in this binary: a development build wrote it; import into a new store"
+            ),
+        ),
+        other => Error::internal("migrating the store", other),
     }
 }

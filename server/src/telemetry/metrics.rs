@@ -133,6 +133,8 @@ pub struct Metrics {
     pub store_commit_seconds: Histogram,
     /// Log entries, slates and other rows in one commit.
     pub store_commit_entries: Histogram,
+    /// Batches that the store had to write again.
+    pub store_retries: Counter,
     /// Position of the newest log entry.
     pub log_end: Gauge,
     /// Log position of the world that answers.
@@ -177,6 +179,7 @@ impl Metrics {
             shed_seconds: latencies(),
             store_commit_seconds: latencies(),
             store_commit_entries: counts(),
+            store_retries: Counter::default(),
             log_end: Gauge::default(),
             watermark: Gauge::default(),
             items: Gauge::default(),
@@ -208,6 +211,7 @@ impl Metrics {
         r.register("shed_seconds", "From the arrival of a call to its refusal", self.shed_seconds.clone());
         r.register("store_commit_seconds", "Time of a commit, fsync included", self.store_commit_seconds.clone());
         r.register("store_commit_entries", "Rows in a commit", self.store_commit_entries.clone());
+        r.register("store_retries", "Batches that the store had to write again", self.store_retries.clone());
         r.register("log_end", "Position of the newest log entry", self.log_end.clone());
         r.register("watermark", "Log position of the world that answers", self.watermark.clone());
         r.register("items", "Items in the world that answers", self.items.clone());

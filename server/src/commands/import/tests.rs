@@ -21,7 +21,7 @@ impl Ground {
         let folder = tempfile::tempdir().unwrap();
         let mut config = Config::default();
         config.store.url = format!("sqlite://{}/store.db", folder.path().display()).into();
-        let store = store::open(&config.store, Arc::new(Metrics::new())).await.unwrap();
+        let store = store::open(&config, Arc::new(Metrics::new())).await.unwrap();
         Ground { folder, store, config }
     }
 

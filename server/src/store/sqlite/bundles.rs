@@ -5,8 +5,8 @@ use marquee_engine::types::TimeMs;
 use sqlx::{Row, SqliteConnection};
 
 use super::failed;
-use super::writer::{Tx, Write};
 use crate::error::{Error, Result};
+use crate::store::writer::{Tx, Write};
 use crate::store::{Activations, BundleRecord};
 
 pub(super) struct Register {
@@ -14,10 +14,10 @@ pub(super) struct Register {
 }
 
 #[async_trait]
-impl Write for Register {
+impl Write<SqliteConnection> for Register {
     type Output = ();
 
-    async fn apply(&mut self, tx: &mut Tx<'_>) -> Result<()> {
+    async fn apply(&mut self, tx: &mut Tx<'_, SqliteConnection>) -> Result<()> {
         let bundle = &self.bundle;
         sqlx::query(
             "INSERT INTO bundles (version, created_ms, parent, location, manifest) VALUES (?, ?, ?, ?, ?) \
@@ -42,10 +42,10 @@ pub(super) struct Activate {
 }
 
 #[async_trait]
-impl Write for Activate {
+impl Write<SqliteConnection> for Activate {
     type Output = Activations;
 
-    async fn apply(&mut self, tx: &mut Tx<'_>) -> Result<Activations> {
+    async fn apply(&mut self, tx: &mut Tx<'_, SqliteConnection>) -> Result<Activations> {
         let known = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM bundles WHERE version = ?")
             .bind(self.version.clone())
             .fetch_one(&mut *tx.connection)
@@ -74,10 +74,10 @@ pub(super) struct RollBack {
 }
 
 #[async_trait]
-impl Write for RollBack {
+impl Write<SqliteConnection> for RollBack {
     type Output = Activations;
 
-    async fn apply(&mut self, tx: &mut Tx<'_>) -> Result<Activations> {
+    async fn apply(&mut self, tx: &mut Tx<'_, SqliteConnection>) -> Result<Activations> {
         let before = activations(tx.connection).await?;
         if before.serving.as_deref() != Some(&self.serving) {
             return Err(Error::FailedPrecondition(format!("bundle {:?} does not serve any more", self.serving)));

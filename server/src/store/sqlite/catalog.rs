@@ -6,16 +6,11 @@ use async_trait::async_trait;
 use marquee_engine::types::{Item, TimeMs};
 use sqlx::{Row, SqliteConnection};
 
-use super::writer::{Tx, Write};
-use super::{corrupt, failed, log};
+use super::{failed, log};
 use crate::error::{Error, Result};
+use crate::store::columns::{self, Kept};
+use crate::store::writer::{Tx, Write};
 use crate::store::{Deleted, Upserted};
-
-/// What the catalogue has under an id.
-enum Kept {
-    Present(String),
-    Deleted,
-}
 
 pub(super) struct UpsertItems {
     pub(super) items: Vec<Item>,
@@ -24,10 +19,10 @@ pub(super) struct UpsertItems {
 }
 
 #[async_trait]
-impl Write for UpsertItems {
+impl Write<SqliteConnection> for UpsertItems {
     type Output = Upserted;
 
-    async fn apply(&mut self, tx: &mut Tx<'_>) -> Result<Upserted> {
+    async fn apply(&mut self, tx: &mut Tx<'_, SqliteConnection>) -> Result<Upserted> {
         let ids: Vec<&str> = self.items.iter().map(|item| &*item.id).collect();
         let mut kept = kept(tx.connection, &ids).await?;
         if let Some(id) = ids.iter().find(|id| matches!(kept.get(**id), Some(Kept::Deleted))) {
@@ -35,12 +30,12 @@ impl Write for UpsertItems {
         }
         let mut changed = 0;
         for item in &self.items {
-            let json = self.json(item, kept.get(&*item.id))?;
+            let json = columns::item_json(item, kept.get(&*item.id), self.created)?;
             if matches!(kept.get(&*item.id), Some(Kept::Present(old)) if *old == json) {
                 continue;
             }
             let entry = log::Entry {
-                kind: log::UPSERT,
+                kind: columns::UPSERT,
                 item: Some(&item.id),
                 user: None,
                 payload: Some(json.clone()),
@@ -64,30 +59,16 @@ impl Write for UpsertItems {
     }
 }
 
-impl UpsertItems {
-    /// The item as it is kept: the moment of its creation is its own, else the one known already, else the given one.
-    fn json(&self, item: &Item, kept: Option<&Kept>) -> Result<String> {
-        let mut item = item.clone();
-        if item.created_ms.is_none() {
-            item.created_ms = match kept {
-                Some(Kept::Present(old)) => parse(old)?.created_ms.or(self.created),
-                _ => self.created,
-            };
-        }
-        serde_json::to_string(&item).map_err(|error| Error::internal("writing an item", error))
-    }
-}
-
 pub(super) struct DeleteItems {
     pub(super) ids: Vec<String>,
     pub(super) now_ms: TimeMs,
 }
 
 #[async_trait]
-impl Write for DeleteItems {
+impl Write<SqliteConnection> for DeleteItems {
     type Output = Deleted;
 
-    async fn apply(&mut self, tx: &mut Tx<'_>) -> Result<Deleted> {
+    async fn apply(&mut self, tx: &mut Tx<'_, SqliteConnection>) -> Result<Deleted> {
         let ids: Vec<&str> = self.ids.iter().map(String::as_str).collect();
         let mut kept = kept(tx.connection, &ids).await?;
         let mut unknown = Vec::new();
@@ -99,7 +80,8 @@ impl Write for DeleteItems {
                 }
                 Some(Kept::Present(_)) => {}
             }
-            let entry = log::Entry { kind: log::DELETE, item: Some(id), user: None, payload: None, moved_from: None };
+            let entry =
+                log::Entry { kind: columns::DELETE, item: Some(id), user: None, payload: None, moved_from: None };
             let seq = log::append(tx, entry, self.now_ms).await?;
             sqlx::query("UPDATE items SET seq = ?, deleted = 1, json = '' WHERE id = ?")
                 .bind(seq as i64)
@@ -119,8 +101,8 @@ pub(super) async fn get(connection: &mut SqliteConnection, ids: &[String]) -> Re
     let kept = kept(connection, &borrowed).await?;
     ids.iter()
         .map(|id| match kept.get(id) {
-            Some(Kept::Present(json)) => parse(json).map(Some),
-            _ => Ok(None),
+            Some(kept) => kept.item(),
+            None => Ok(None),
         })
         .collect()
 }
@@ -134,7 +116,7 @@ pub(super) async fn list(connection: &mut SqliteConnection, after: Option<&str>,
             .fetch_all(connection)
             .await
             .map_err(failed("listing items"))?;
-    rows.iter().map(|json| parse(json)).collect()
+    rows.iter().map(|json| columns::parse_item(json)).collect()
 }
 
 async fn kept(connection: &mut SqliteConnection, ids: &[&str]) -> Result<HashMap<String, Kept>> {
@@ -151,8 +133,4 @@ async fn kept(connection: &mut SqliteConnection, ids: &[&str]) -> Result<HashMap
         found.insert((*id).to_owned(), if deleted { Kept::Deleted } else { Kept::Present(json) });
     }
     Ok(found)
-}
-
-fn parse(json: &str) -> Result<Item> {
-    serde_json::from_str(json).map_err(|error| corrupt(&format!("item: {error}")))
 }

@@ -5,9 +5,10 @@ use std::sync::LazyLock;
 use marquee_engine::types::Seq;
 use sqlx::{Row, SqliteConnection};
 
-use super::log::{COLUMNS, EVENT, read_event};
-use super::{corrupt, failed};
+use super::failed;
+use super::log::{COLUMNS, read_event};
 use crate::error::Result;
+use crate::store::columns::{EVENT, corrupt};
 use crate::store::{EventCursor, History, StoredEvent, UserKey};
 
 /// The user this visitor was merged into as of `up_to`, and the merge's position.

@@ -6,9 +6,9 @@ use async_trait::async_trait;
 use marquee_engine::types::TimeMs;
 use sqlx::{Row, SqliteConnection};
 
-use super::writer::{Tx, Write};
 use super::{failed, log};
 use crate::error::Result;
+use crate::store::writer::{Tx, Write};
 use crate::store::{Ingested, Outcome, Received, UserKey};
 
 pub(super) struct Append {
@@ -17,10 +17,10 @@ pub(super) struct Append {
 }
 
 #[async_trait]
-impl Write for Append {
+impl Write<SqliteConnection> for Append {
     type Output = Vec<Outcome>;
 
-    async fn apply(&mut self, tx: &mut Tx<'_>) -> Result<Vec<Outcome>> {
+    async fn apply(&mut self, tx: &mut Tx<'_, SqliteConnection>) -> Result<Vec<Outcome>> {
         let erased = erasures(tx.connection, &self.events).await?;
         let is_erased =
             |received: &Received| erased.get(&received.event.user).is_some_and(|&at| received.received_ms <= at);

@@ -6,21 +6,15 @@ use std::sync::{Arc, LazyLock};
 
 use async_trait::async_trait;
 use marquee_engine::event::EventKind;
-use marquee_engine::types::{Item, Seq, TimeMs};
+use marquee_engine::types::{Seq, TimeMs};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
-use super::writer::{Tx, Write};
-use super::{corrupt, failed, history};
+use super::{failed, history};
 use crate::error::Result;
+use crate::store::columns::{self, DELETE, ERASURE, EVENT, MERGE, UPSERT, corrupt};
+use crate::store::writer::{Tx, Write};
 use crate::store::{Event, KeyHash, LogRow, Outcome, StoredEntry, StoredEvent, UserKey};
-
-/// What a row of the log is; the numbers are in the file.
-pub(super) const EVENT: i64 = 0;
-pub(super) const UPSERT: i64 = 1;
-pub(super) const DELETE: i64 = 2;
-pub(super) const MERGE: i64 = 3;
-pub(super) const ERASURE: i64 = 4;
 
 /// Columns in the order in which [`read_row`] takes them.
 pub(super) const COLUMNS: &str = "seq, kind, received_ms, user_key, event_id, event_type, item_id, value, \
@@ -57,17 +51,17 @@ pub(super) struct Append {
 }
 
 #[async_trait]
-impl Write for Append {
+impl Write<SqliteConnection> for Append {
     type Output = Vec<Outcome>;
 
-    async fn apply(&mut self, tx: &mut Tx<'_>) -> Result<Vec<Outcome>> {
+    async fn apply(&mut self, tx: &mut Tx<'_, SqliteConnection>) -> Result<Vec<Outcome>> {
         let rows: Vec<(&Event, TimeMs)> = self.events.iter().map(|event| (event, self.now_ms)).collect();
         append_all(tx, &rows).await
     }
 }
 
 /// Appends those whose ids are new, each with the moment when a server got it.
-pub(super) async fn append_all(tx: &mut Tx<'_>, events: &[(&Event, TimeMs)]) -> Result<Vec<Outcome>> {
+pub(super) async fn append_all(tx: &mut Tx<'_, SqliteConnection>, events: &[(&Event, TimeMs)]) -> Result<Vec<Outcome>> {
     let hashes: Vec<(KeyHash, TimeMs)> = events.iter().map(|(event, at)| (KeyHash::of(&event.id), *at)).collect();
     let mut fresh = remember(tx.connection, &hashes).await?;
     let aliases = aliases(tx.connection, events).await?;
@@ -208,7 +202,7 @@ pub(super) struct Entry<'e> {
 }
 
 /// Appends it; gives its position.
-pub(super) async fn append(tx: &mut Tx<'_>, entry: Entry<'_>, now_ms: TimeMs) -> Result<Seq> {
+pub(super) async fn append(tx: &mut Tx<'_, SqliteConnection>, entry: Entry<'_>, now_ms: TimeMs) -> Result<Seq> {
     let seq = tx.next_seq();
     sqlx::query(
         "INSERT INTO log (seq, kind, received_ms, item_id, user_key, payload, moved_from) VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -241,15 +235,10 @@ pub(super) fn read_row(row: &SqliteRow) -> Result<LogRow> {
     };
     let entry = match row.try_get::<i64, _>(1).map_err(&failed)? {
         EVENT => StoredEntry::Event(read_event(row)?.event),
-        UPSERT => {
-            let item: Item = serde_json::from_str(&payload()?).map_err(|error| corrupt(&format!("item: {error}")))?;
-            StoredEntry::Upsert(Arc::new(item))
-        }
+        UPSERT => StoredEntry::Upsert(Arc::new(columns::parse_item(&payload()?)?)),
         DELETE => StoredEntry::Delete(item(row)?.ok_or_else(|| corrupt("item id"))?.into()),
         MERGE => StoredEntry::Merge { anonymous: user(16)?, user: user(3)? },
-        ERASURE => StoredEntry::Erasure(
-            payload()?.split_whitespace().map(key_hash).collect::<Option<_>>().ok_or_else(|| corrupt("key hash"))?,
-        ),
+        ERASURE => StoredEntry::Erasure(columns::hashes_from_hex(&payload()?)?),
         other => return Err(corrupt(&format!("log kind {other}"))),
     };
     Ok(LogRow { seq, received_ms, entry })
@@ -281,12 +270,6 @@ pub(super) fn read_event(row: &SqliteRow) -> Result<StoredEvent> {
     })
 }
 
-fn key_hash(hex: &str) -> Option<KeyHash> {
-    let bytes: Option<Vec<u8>> =
-        (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok()).collect();
-    KeyHash::from_bytes(&bytes?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -301,12 +284,5 @@ mod tests {
             })
             .collect();
         assert_eq!(again, all);
-    }
-
-    #[test]
-    fn hashes_read_back() {
-        let hash = KeyHash::of("u:ann");
-        assert_eq!(key_hash(&format!("{hash:?}")), Some(hash));
-        assert_eq!(key_hash("zz"), None);
     }
 }

@@ -1,19 +1,20 @@
 //! The store in one SQLite file: one task writes, a few connections read.
 //!
-//! WAL, `synchronous=FULL`, one transaction for whatever waits (group commit, [`writer`]). Other processes may have the
+//! WAL, `synchronous=FULL`, one transaction for whatever waits (group commit, [`super::writer`]). Other processes may have the
 //! file open too: `BEGIN IMMEDIATE` and the busy timeout keep them apart.
 
 mod bundles;
 mod catalog;
+mod dump;
 mod history;
 mod ingested;
 mod log;
 mod people;
 mod repeats;
+mod session;
 mod slates;
 #[cfg(test)]
 mod tests;
-mod writer;
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -22,37 +23,36 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use marquee_engine::types::{Item, Seq, TimeMs};
-use sqlx::ConnectOptions;
-use sqlx::migrate::MigrateError;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions, SqliteConnection};
 use tokio::sync::watch;
 
+use super::writer::Writer;
 use super::{
     Activations, BundleRecord, Counts, Deleted, Erased, Event, EventCursor, History, Ingested, LogRow, Outcome, Pruned,
-    Received, Repeat, SlateRecord, Store, StoredEvent, Tombstone, Upserted, User, UserKey, UserSummary,
+    Received, Repeat, SlateRecord, Store, StoredEvent, Tombstone, Upserted, User, UserKey, UserSummary, schema_problem,
 };
 use crate::config;
 use crate::error::{Error, Result};
 use crate::telemetry::Metrics;
-use writer::Writer;
-
-/// How long a read waits for a free connection.
-const READ_WAIT: Duration = Duration::from_secs(5);
+use session::Session;
 
 /// A store in one SQLite file.
 pub struct Sqlite {
+    reading: SqliteConnectOptions,
+    writing: SqliteConnectOptions,
     readers: SqlitePool,
-    writer: Writer,
+    writer: Writer<SqliteConnection>,
 }
 
 impl Sqlite {
     /// Opens the file of `config.url`, makes it if it is missing, applies migrations.
-    /// FailedPrecondition when a newer Marquee wrote it.
+    /// InvalidArgument `store.url` when it is no such file, cannot be made, or when a newer Marquee wrote it.
     pub async fn open(config: &config::Store, metrics: Arc<Metrics>) -> Result<Sqlite> {
         let path = path(config.url.expose())?;
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(|error| {
-                Error::internal("making the store's folder", format!("{}: {error}", folder.display()))
+                Error::invalid("store.url", format!("the folder {} cannot be made: {error}", folder.display()))
             })?;
         }
         let options = SqliteConnectOptions::from_str("sqlite://")
@@ -67,17 +67,19 @@ impl Sqlite {
             .disable_statement_logging();
         // Erased users' bytes are overwritten, not only unlinked.
         let writing = options.clone().create_if_missing(true).pragma("secure_delete", "on");
-        let mut connection = writing.connect().await.map_err(failed("opening the store"))?;
-        migrate(&mut connection).await?;
+        let mut connection = writing.connect().await.map_err(opening)?;
+        sqlx::migrate!("migrations/sqlite").run(&mut connection).await.map_err(schema_problem)?;
         let end = log::end(&mut connection).await?;
+        let reading = options.pragma("query_only", "on");
         let readers = SqlitePoolOptions::new()
             .max_connections(config.read_connections_max)
-            .acquire_timeout(READ_WAIT)
-            .connect_with(options.pragma("query_only", "on"))
+            .acquire_timeout(Duration::from_millis(config.read_wait_ms))
+            .connect_with(reading.clone())
             .await
             .map_err(failed("opening the store for reading"))?;
         metrics.log_end.set(end as i64);
-        Ok(Sqlite { readers, writer: Writer::start(connection, end, config, metrics) })
+        let writer = Writer::start(Session { connection }, end, config, metrics);
+        Ok(Sqlite { reading, writing, readers, writer })
     }
 
     /// A connection with one consistent view for several statements. Dropped, it ends the view.
@@ -93,16 +95,14 @@ fn path(url: &str) -> Result<PathBuf> {
     }
 }
 
-async fn migrate(connection: &mut sqlx::SqliteConnection) -> Result<()> {
-    sqlx::migrate!("migrations/sqlite").run(connection).await.map_err(|error| match error {
-        MigrateError::VersionMissing(version) | MigrateError::VersionTooNew(version, _) => Error::FailedPrecondition(format!(
-            "the store has schema version {version}, which this binary does not know: a newer Marquee wrote it; run that version or a later one"
-        )),
-        MigrateError::VersionMismatch(version) => Error::FailedPrecondition(format!(
-            "the store's schema version {version} differs from the one in this binary: it was written by a development build; import into a new file"
-        )),
-        other => Error::internal("migrating the store", other),
-    })
+/// A file that is not there or no database is the configuration's fault; the rest goes the usual way.
+fn opening(error: sqlx::Error) -> Error {
+    let code = error.as_database_error().and_then(|error| error.code()?.parse::<u32>().ok());
+    match code.map(|code| code & 0xff) {
+        // SQLITE_PERM 3, READONLY 8, CORRUPT 11, CANTOPEN 14, NOTADB 26
+        Some(3 | 8 | 11 | 14 | 26) => Error::invalid("store.url", format!("the file cannot be used: {error}")),
+        _ => failed("opening the store")(error),
+    }
 }
 
 /// Sorts a database error by what the caller can do; the details go to the log alone.
@@ -122,11 +122,6 @@ fn failed(doing: &'static str) -> impl Fn(sqlx::Error) -> Error {
         let detail = format!("{doing}: {error}");
         if down { Error::unavailable("the store is not available", detail) } else { Error::internal(doing, detail) }
     }
-}
-
-/// A row that does not read back as it was written.
-fn corrupt(what: &str) -> Error {
-    Error::internal("reading the store", format!("corrupt row: {what}"))
 }
 
 #[async_trait]
@@ -283,6 +278,14 @@ impl Store for Sqlite {
                 return Ok(total);
             }
         }
+    }
+
+    async fn dump(&self) -> Result<Box<dyn super::dump::Dump>> {
+        Ok(Box::new(dump::Dump::begin(&self.reading).await?))
+    }
+
+    async fn restore(&self) -> Result<Box<dyn super::dump::Restore>> {
+        Ok(Box::new(dump::Restore::begin(&self.writing).await?))
     }
 
     async fn close(&self) {

@@ -6,9 +6,10 @@ use async_trait::async_trait;
 use marquee_engine::types::{Seq, TimeMs};
 use sqlx::{Row, SqliteConnection};
 
-use super::writer::{Tx, Write};
-use super::{corrupt, failed, history, log};
+use super::{failed, history, log};
 use crate::error::{Error, Result};
+use crate::store::columns::{self, corrupt};
+use crate::store::writer::{Tx, Write};
 use crate::store::{Counts, Erased, KeyHash, Tombstone, User, UserKey, UserSummary};
 
 pub(super) struct UpsertUsers {
@@ -17,10 +18,10 @@ pub(super) struct UpsertUsers {
 }
 
 #[async_trait]
-impl Write for UpsertUsers {
+impl Write<SqliteConnection> for UpsertUsers {
     type Output = usize;
 
-    async fn apply(&mut self, tx: &mut Tx<'_>) -> Result<usize> {
+    async fn apply(&mut self, tx: &mut Tx<'_, SqliteConnection>) -> Result<usize> {
         let mut changed = 0;
         for user in &self.users {
             let json = serde_json::to_string(user).map_err(|error| Error::internal("writing a user", error))?;
@@ -84,16 +85,16 @@ pub(super) struct Merge {
 }
 
 #[async_trait]
-impl Write for Merge {
+impl Write<SqliteConnection> for Merge {
     type Output = (u64, Seq);
 
-    async fn apply(&mut self, tx: &mut Tx<'_>) -> Result<(u64, Seq)> {
+    async fn apply(&mut self, tx: &mut Tx<'_, SqliteConnection>) -> Result<(u64, Seq)> {
         let alias = history::alias(tx.connection, &self.anonymous, None).await?;
         if alias.is_some_and(|(user, _)| user == self.user) {
             return Ok((0, tx.end()));
         }
         let entry = log::Entry {
-            kind: log::MERGE,
+            kind: columns::MERGE,
             item: None,
             user: Some(&self.user),
             payload: None,
@@ -125,10 +126,10 @@ pub(super) struct Forget {
 }
 
 #[async_trait]
-impl Write for Forget {
+impl Write<SqliteConnection> for Forget {
     type Output = Erased;
 
-    async fn apply(&mut self, tx: &mut Tx<'_>) -> Result<Erased> {
+    async fn apply(&mut self, tx: &mut Tx<'_, SqliteConnection>) -> Result<Erased> {
         let (gone, changed) = self.keys(tx.connection).await?;
         let mut events = 0;
         let mut slates = 0;
@@ -146,8 +147,9 @@ impl Write for Forget {
             count(tx, "DELETE FROM users WHERE 'u:' || id = ?", key).await?;
         }
         let hashes: Vec<KeyHash> = gone.iter().map(UserKey::hash).collect();
-        let payload = hashes.iter().map(|hash| format!("{hash:?}")).collect::<Vec<_>>().join(" ");
-        let entry = log::Entry { kind: log::ERASURE, item: None, user: None, payload: Some(payload), moved_from: None };
+        let payload = columns::hashes_to_hex(&hashes);
+        let entry =
+            log::Entry { kind: columns::ERASURE, item: None, user: None, payload: Some(payload), moved_from: None };
         let seq = log::append(tx, entry, self.now_ms).await?;
         for hash in hashes {
             sqlx::query("INSERT INTO tombstones (key_hash, seq) VALUES (?, ?)")
@@ -195,7 +197,7 @@ async fn keys(connection: &mut SqliteConnection, sql: &'static str, key: &UserKe
     found.iter().map(|key| UserKey::parse(key).ok_or_else(|| corrupt("user key"))).collect()
 }
 
-async fn count(tx: &mut Tx<'_>, sql: &'static str, key: &UserKey) -> Result<u64> {
+async fn count(tx: &mut Tx<'_, SqliteConnection>, sql: &'static str, key: &UserKey) -> Result<u64> {
     sqlx::query(sql)
         .bind(key.as_str().to_owned())
         .execute(&mut *tx.connection)

@@ -1,40 +1,32 @@
 //! Answers that repeat a logged slate: many to a row, so that one costs next to nothing.
 
 use async_trait::async_trait;
-use marquee_engine::types::TimeMs;
 use sqlx::{Row, SqliteConnection};
 
-use super::writer::{Tx, Write};
-use super::{corrupt, failed};
+use super::failed;
 use crate::error::Result;
 use crate::ids;
+use crate::store::columns::{self, ROW_MAX_MS, unpack};
+use crate::store::writer::{Tx, Write};
 use crate::store::{Repeat, SlateRecord};
-
-/// One row holds at most so many: a look-up reads whole rows.
-const ROW_MAX_REPEATS: usize = 4_096;
-/// A row spans less than this: they are written many times a second.
-const ROW_MAX_MS: TimeMs = 600_000;
 
 pub(super) struct Put {
     pub(super) repeats: Vec<Repeat>,
 }
 
 #[async_trait]
-impl Write for Put {
+impl Write<SqliteConnection> for Put {
     type Output = ();
 
-    async fn apply(&mut self, tx: &mut Tx<'_>) -> Result<()> {
-        for chunk in self.repeats.chunk_by(|a, b| (a.now_ms - b.now_ms).abs() < ROW_MAX_MS / 2) {
-            for part in chunk.chunks(ROW_MAX_REPEATS) {
-                let times = || part.iter().map(|repeat| repeat.now_ms);
-                sqlx::query("INSERT INTO repeats (first_ms, last_ms, entries) VALUES (?, ?, ?)")
-                    .bind(times().min())
-                    .bind(times().max())
-                    .bind(pack(part))
-                    .execute(&mut *tx.connection)
-                    .await
-                    .map_err(failed("writing repeated slates"))?;
-            }
+    async fn apply(&mut self, tx: &mut Tx<'_, SqliteConnection>) -> Result<()> {
+        for row in columns::pack(&self.repeats) {
+            sqlx::query("INSERT INTO repeats (first_ms, last_ms, entries) VALUES (?, ?, ?)")
+                .bind(row.first_ms)
+                .bind(row.last_ms)
+                .bind(row.entries)
+                .execute(&mut *tx.connection)
+                .await
+                .map_err(failed("writing repeated slates"))?;
         }
         Ok(())
     }
@@ -60,48 +52,4 @@ pub(super) async fn get(connection: &mut SqliteConnection, slate_id: &str) -> Re
         }
     }
     Ok(None)
-}
-
-fn pack(repeats: &[Repeat]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(repeats.len() * 88);
-    for repeat in repeats {
-        for id in [&*repeat.slate_id, &*repeat.ranked_id] {
-            let id = &id.as_bytes()[..id.len().min(usize::from(u8::MAX))];
-            bytes.push(id.len() as u8);
-            bytes.extend_from_slice(id);
-        }
-        bytes.extend_from_slice(&repeat.now_ms.to_le_bytes());
-    }
-    bytes
-}
-
-fn unpack(mut bytes: &[u8]) -> Result<Vec<Repeat>> {
-    fn id(bytes: &mut &[u8]) -> Option<String> {
-        let length = usize::from(*bytes.split_off_first()?);
-        String::from_utf8(bytes.split_off(..length)?.to_vec()).ok()
-    }
-    fn one(bytes: &mut &[u8]) -> Option<Repeat> {
-        let (slate_id, ranked_id) = (id(bytes)?, id(bytes)?);
-        let now_ms = TimeMs::from_le_bytes(bytes.split_off(..8)?.try_into().ok()?);
-        Some(Repeat { slate_id, ranked_id: ranked_id.into(), now_ms })
-    }
-    let mut repeats = Vec::new();
-    while !bytes.is_empty() {
-        repeats.push(one(&mut bytes).ok_or_else(|| corrupt("repeated slates"))?);
-    }
-    Ok(repeats)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_packed_comes_back_and_garbage_is_refused() {
-        let repeat = |id: &str, now_ms| Repeat { slate_id: id.to_owned(), ranked_id: "r".into(), now_ms };
-        let repeats = vec![repeat("a", -1), repeat("ü", i64::MAX)];
-        let bytes = pack(&repeats);
-        assert_eq!(unpack(&bytes).unwrap(), repeats);
-        assert!(unpack(&bytes[..bytes.len() - 1]).is_err());
-    }
 }

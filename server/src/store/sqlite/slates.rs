@@ -7,10 +7,11 @@ use marquee_engine::types::TimeMs;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
-use super::writer::{Tx, Write};
-use super::{corrupt, failed};
-use crate::error::{Error, Result};
-use crate::store::{Pruned, SlateRecord, SlateRows};
+use super::failed;
+use crate::error::Result;
+use crate::store::columns::SlateColumns;
+use crate::store::writer::{Tx, Write};
+use crate::store::{Pruned, SlateRecord};
 
 /// Rows that one clean-up transaction removes at most, so that writes do not wait for it.
 const PRUNE_ROWS: i64 = 5_000;
@@ -22,13 +23,12 @@ pub(super) struct Put {
 }
 
 #[async_trait]
-impl Write for Put {
+impl Write<SqliteConnection> for Put {
     type Output = ();
 
-    async fn apply(&mut self, tx: &mut Tx<'_>) -> Result<()> {
+    async fn apply(&mut self, tx: &mut Tx<'_, SqliteConnection>) -> Result<()> {
         for slate in &self.slates {
-            let json = serde_json::to_string(slate).map_err(|error| Error::internal("writing a slate", error))?;
-            let rows = slate.rows.as_ref();
+            let columns = SlateColumns::of(slate)?;
             sqlx::query(
                 "INSERT INTO slates (slate_id, user_key, now_ms, json, columns_hash, row_items, row_features) \
                  SELECT ?, ?, ?, ?, ?, ?, ? \
@@ -37,10 +37,10 @@ impl Write for Put {
             .bind(slate.slate_id.clone())
             .bind(slate.user.as_ref().map(|user| user.as_str().to_owned()))
             .bind(slate.now_ms)
-            .bind(json)
-            .bind(rows.map(|rows| rows.columns_hash as i64))
-            .bind(rows.map(|rows| serde_json::Value::from(rows.items.clone()).to_string()))
-            .bind(rows.map(|rows| rows.features.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>()))
+            .bind(columns.json)
+            .bind(columns.columns_hash)
+            .bind(columns.row_items)
+            .bind(columns.row_features)
             // Ranked before its user was erased and written after: it must not come back.
             .bind(slate.user.as_ref().map(|user| user.hash().0.to_vec()))
             .bind(slate.watermark as i64)
@@ -87,22 +87,13 @@ pub(super) async fn between(
 
 fn read(row: &SqliteRow) -> Result<SlateRecord> {
     let failed = failed("reading a slate");
-    let json: String = row.try_get(0).map_err(&failed)?;
-    let mut slate: SlateRecord = serde_json::from_str(&json).map_err(|error| corrupt(&format!("slate: {error}")))?;
-    if let Some(columns_hash) = row.try_get::<Option<i64>, _>(1).map_err(&failed)? {
-        let items: String = row.try_get(2).map_err(&failed)?;
-        let bytes: Vec<u8> = row.try_get(3).map_err(&failed)?;
-        let (floats, rest) = bytes.as_chunks::<4>();
-        if !rest.is_empty() {
-            return Err(corrupt("feature rows"));
-        }
-        slate.rows = Some(SlateRows {
-            columns_hash: columns_hash as u64,
-            items: serde_json::from_str(&items).map_err(|error| corrupt(&format!("row items: {error}")))?,
-            features: floats.iter().map(|float| f32::from_le_bytes(*float)).collect(),
-        });
+    SlateColumns {
+        json: row.try_get(0).map_err(&failed)?,
+        columns_hash: row.try_get(1).map_err(&failed)?,
+        row_items: row.try_get(2).map_err(&failed)?,
+        row_features: row.try_get(3).map_err(&failed)?,
     }
-    Ok(slate)
+    .read()
 }
 
 /// Removes one batch.
@@ -112,10 +103,10 @@ pub(super) struct Prune {
 }
 
 #[async_trait]
-impl Write for Prune {
+impl Write<SqliteConnection> for Prune {
     type Output = Pruned;
 
-    async fn apply(&mut self, tx: &mut Tx<'_>) -> Result<Pruned> {
+    async fn apply(&mut self, tx: &mut Tx<'_, SqliteConnection>) -> Result<Pruned> {
         let event_ids = remove(
             tx,
             "DELETE FROM event_ids WHERE hash IN (SELECT hash FROM event_ids WHERE received_ms < ? LIMIT ?)",
@@ -137,7 +128,7 @@ impl Write for Prune {
     }
 }
 
-async fn remove(tx: &mut Tx<'_>, sql: &'static str, before_ms: TimeMs) -> Result<u64> {
+async fn remove(tx: &mut Tx<'_, SqliteConnection>, sql: &'static str, before_ms: TimeMs) -> Result<u64> {
     sqlx::query(sql)
         .bind(before_ms)
         .bind(PRUNE_ROWS)

@@ -5,6 +5,7 @@ use sqlx::Connection;
 use tempfile::TempDir;
 
 use super::*;
+use crate::config::Config;
 use crate::store::conformance;
 
 fn config(folder: &TempDir) -> config::Store {
@@ -15,7 +16,7 @@ fn config(folder: &TempDir) -> config::Store {
 }
 
 async fn reopen(folder: &TempDir) -> Arc<dyn Store> {
-    crate::store::open(&config(folder), Arc::new(Metrics::new())).await.unwrap()
+    crate::store::open(&Config { store: config(folder), ..Config::default() }, Arc::new(Metrics::new())).await.unwrap()
 }
 
 async fn open() -> (TempDir, Arc<dyn Store>) {
@@ -78,7 +79,7 @@ async fn a_newer_schema_is_refused_in_plain_words() {
         .unwrap();
     connection.close().await.unwrap();
     let refused = Sqlite::open(&config(&folder), Arc::new(Metrics::new())).await.map(|_| ()).unwrap_err();
-    assert!(matches!(&refused, Error::FailedPrecondition(why) if why.contains("999")), "{refused:?}");
+    assert!(matches!(&refused, Error::InvalidArgument { field, rule } if field == "store.url" && rule.contains("999")));
 }
 
 #[tokio::test]

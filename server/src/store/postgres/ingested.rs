@@ -1,0 +1,104 @@
+//! Events that a shared log acknowledged first, and how far that log was taken over.
+
+use std::collections::{HashMap, HashSet};
+
+use async_trait::async_trait;
+use marquee_engine::types::TimeMs;
+use sqlx::PgConnection;
+
+use super::fields::Fields;
+use super::log;
+use super::session::{Live, failed};
+use crate::error::Result;
+use crate::store::columns::corrupt;
+use crate::store::writer::{Tx, Write};
+use crate::store::{Ingested, KeyHash, Outcome, Received};
+
+pub(super) struct Append {
+    pub(super) events: Vec<Received>,
+    pub(super) positions: Vec<Ingested>,
+}
+
+#[async_trait]
+impl Write<Live> for Append {
+    type Output = Vec<Outcome>;
+
+    async fn apply(&mut self, tx: &mut Tx<'_, Live>) -> Result<Vec<Outcome>> {
+        let erased = erasures(&mut tx.connection.sql, &self.events).await?;
+        let is_erased = |received: &Received| {
+            !erased.is_empty() && erased.get(&received.event.user.hash()).is_some_and(|&at| received.received_ms <= at)
+        };
+        let is_erased: Vec<bool> = self.events.iter().map(is_erased).collect();
+        let rows: Vec<(&_, TimeMs)> = self
+            .events
+            .iter()
+            .zip(&is_erased)
+            .filter(|(_, is_erased)| !**is_erased)
+            .map(|(received, _)| (&received.event, received.received_ms))
+            .collect();
+        let mut appended = log::append_all(tx, &rows).await?.into_iter();
+        let outcome = |is_erased: &bool| match is_erased {
+            true => Outcome::Erased,
+            false => appended.next().expect("one outcome for each that was appended"),
+        };
+        let outcomes = is_erased.iter().map(outcome).collect();
+        // One by one, not by array: the same partition may come twice, and a statement may touch a row once.
+        for position in &self.positions {
+            sqlx::query(
+                "INSERT INTO ingested (log, partition, next) VALUES ($1, $2, $3) ON CONFLICT (log, partition) \
+                 DO UPDATE SET next = greatest(ingested.next, excluded.next)",
+            )
+            .bind(position.log.as_bytes())
+            .bind(i64::from(position.partition))
+            .bind(position.next)
+            .execute(&mut tx.connection.sql)
+            .await
+            .map_err(failed("noting how far the shared log was taken over"))?;
+        }
+        Ok(outcomes)
+    }
+}
+
+/// When each of these events' users was erased last; only those who were.
+async fn erasures(sql: &mut PgConnection, events: &[Received]) -> Result<HashMap<KeyHash, TimeMs>> {
+    let doing = "reading tombstones";
+    let is_any: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM tombstones)")
+        .fetch_one(&mut *sql)
+        .await
+        .map_err(failed(doing))?;
+    if !is_any || events.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let users: HashSet<KeyHash> = events.iter().map(|received| received.event.user.hash()).collect();
+    let rows = sqlx::query(
+        "SELECT key_hash, max(log.received_ms) FROM tombstones JOIN log ON log.seq = tombstones.seq \
+         WHERE key_hash = ANY($1) GROUP BY key_hash",
+    )
+    .bind(users.iter().map(|hash| &hash.0[..]).collect::<Vec<_>>())
+    .fetch_all(sql)
+    .await
+    .map_err(failed(doing))?;
+    rows.iter()
+        .map(|row| {
+            let fields = Fields { row, doing };
+            Ok((KeyHash::from_bytes(fields.get(0)?).ok_or_else(|| corrupt("tombstone"))?, fields.get(1)?))
+        })
+        .collect()
+}
+
+/// See [`crate::store::Store::ingested`].
+pub(super) async fn of(sql: &mut PgConnection, log: &str) -> Result<Vec<Ingested>> {
+    let doing = "reading how far the shared log was taken over";
+    let rows = sqlx::query("SELECT partition, next FROM ingested WHERE log = $1 ORDER BY partition")
+        .bind(log.as_bytes())
+        .fetch_all(sql)
+        .await
+        .map_err(failed(doing))?;
+    rows.iter()
+        .map(|row| {
+            let fields = Fields { row, doing };
+            let partition = i32::try_from(fields.get::<i64>(0)?).map_err(|_| corrupt("partition"))?;
+            Ok(Ingested { log: log.to_owned(), partition, next: fields.get(1)? })
+        })
+        .collect()
+}
