@@ -69,14 +69,6 @@ impl Desk {
                 self.save(far.unsaved);
                 return Ok(self.repeat(entry, now_ms, far.outage));
             }
-            // The profile may be all that was lacking here.
-            if let Some(found) = self.cache.near(key, *state, now_ms) {
-                if found.is_old {
-                    self.refresh(&ask, encode);
-                }
-                self.save(far.unsaved);
-                return Ok(self.repeat(found.entry, now_ms, far.outage));
-            }
             match self.flights.board(key, *state) {
                 Boarding::Lead(first) => leader = Some(first),
                 Boarding::Follow(follower) => {
@@ -85,6 +77,14 @@ impl Desk {
                         return Ok(self.repeat(entry, now_ms, far.outage));
                     }
                 }
+            }
+            // The profile may be all that was lacking here, or another one has just landed.
+            if let Some(found) = self.cache.near(key, *state, now_ms) {
+                if found.is_old {
+                    self.refresh(&ask, encode);
+                }
+                self.save(far.unsaved);
+                return Ok(self.repeat(found.entry, now_ms, far.outage));
             }
         }
         let reply = self.rank_and_keep(&ask, far, encode, leader).await?;
@@ -117,8 +117,8 @@ impl Desk {
                 lookup.as_ref().and_then(|(key, _)| self.cache.question(key)).filter(|now| Some(*now) == question);
         }
         let slate = slate.filter(|entry| {
-            let is_answer = lookup.as_ref().is_some_and(|(_, state)| entry.state == *state) && question.is_some();
-            is_answer && terms.now_ms < entry.expires_ms && self.profiles.may_be_shown(entry.as_of)
+            let answers = |(_, state): &(Key, State)| entry.answers(*state, terms.now_ms);
+            question.is_some() && lookup.as_ref().is_some_and(answers) && self.profiles.may_be_shown(entry.as_of)
         });
         let situation = Situation { serving, profile, terms };
         Ok(Far { situation, lookup, question, as_of, unsaved, slate, outage })

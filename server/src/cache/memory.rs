@@ -51,7 +51,7 @@ impl Memory {
     pub fn get(&self, key: &Key, state: State, now_ms: TimeMs) -> Option<Found> {
         let mut shard = self.shard(key.user());
         let entry = shard.entries.get_mut(key)?;
-        if entry.state == state && now_ms < entry.expires_ms {
+        if entry.answers(state, now_ms) {
             let is_old = now_ms >= entry.old_from_ms;
             if is_old {
                 entry.old_from_ms = now_ms.saturating_add(AGAIN_AFTER_MS);

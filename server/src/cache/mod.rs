@@ -81,6 +81,13 @@ pub struct Entry {
     pub told: Told,
 }
 
+impl Entry {
+    /// Whether it is the answer for that state at that moment.
+    pub fn answers(&self, state: State, now_ms: TimeMs) -> bool {
+        self.state == state && now_ms < self.expires_ms
+    }
+}
+
 /// The hash of a question as Redis holds it, and of the config that shapes its answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Question(pub [u8; 16]);

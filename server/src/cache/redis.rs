@@ -171,6 +171,14 @@ impl Redis {
     }
 }
 
+#[cfg(test)]
+impl Redis {
+    /// How many more writes may be on their way.
+    pub(super) fn writes_free(&self) -> usize {
+        self.shared.writes.available_permits()
+    }
+}
+
 impl Drop for Redis {
     fn drop(&mut self) {
         self.tending.abort();
