@@ -1,7 +1,11 @@
 //! From a question to an answer: the path of one request around the engine.
 //!
-//! Variant, freshness, profile, cache, compute, record, in this order; [`Desk::answer`] reads like that. It must not
-//! know the wire: the caller encodes the answer and adds what differs on a repeated one.
+//! Variant, freshness, profile, cache, compute, record, in this order; [`Desk::answer`] reads like that (`caching` is the
+//! part around the ranking). It must not know the wire: the caller encodes the answer and adds what differs on a
+//! repeated one.
+
+mod caching;
+mod flight;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,19 +17,22 @@ use marquee_engine::types::{
     Context, Degradation, ExplainLevel, Filter, Profile, Query, Record, Rows, Seq, Slate, TimeMs, Variant, id_hash,
 };
 use sha2::{Digest, Sha256};
+use tokio::sync::Semaphore;
+
+pub use flight::Flights;
 
 use crate::admission;
-use crate::cache::{self, Memory};
+use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::compute::{Done, Pool};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::events::quarantine;
 use crate::ids::Ids;
-use crate::profile::Profiles;
+use crate::profile::{Profiles, Standing};
 use crate::serving::{Live, Serving};
 use crate::slate_log::{LoggedQuery, SlateLog};
-use crate::store::{Erased, Repeat, SlateRecord, SlateRecordItem, SlateRows, Store, UserKey};
+use crate::store::{Erased, SlateRecord, SlateRecordItem, SlateRows, Store, UserKey};
 use crate::telemetry::Metrics;
 use crate::token::Page;
 
@@ -144,10 +151,15 @@ pub struct Reply {
     pub told: Told,
     /// How the cache took part.
     pub cache: CacheStatus,
+    /// What this answer had to do without that is not in its body: the next one that repeats it may have it.
+    pub degraded: Option<Degradation>,
 }
 
+/// Makes the bytes of a fresh answer.
+pub type Encode = fn(&Answer) -> Bytes;
+
 /// What is told beside an answer; cheap to clone. UTF-8.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Told {
     /// The recipe.
     pub variant: Bytes,
@@ -165,8 +177,12 @@ pub struct Desk {
     pub profiles: Arc<Profiles>,
     /// Threads that rank.
     pub pool: Pool,
-    /// Encoded slates.
-    pub cache: Memory,
+    /// Encoded slates, and profiles that processes share.
+    pub cache: Arc<Cache>,
+    /// Rankings that equal questions wait for.
+    pub flights: Flights,
+    /// Room for rankings that replace old slates.
+    pub refreshes: Arc<Semaphore>,
     /// Where answers are recorded.
     pub slate_log: SlateLog,
     /// What time it is.
@@ -177,67 +193,34 @@ pub struct Desk {
     pub metrics: Arc<Metrics>,
 }
 
-/// What one question is answered from.
-struct Situation {
-    serving: Arc<Serving>,
-    profile: Arc<Profile>,
+/// What is settled before anything is looked up.
+struct Terms {
     variant: Arc<Variant>,
     page: Page,
     now_ms: TimeMs,
     degraded: Vec<Degradation>,
 }
 
+/// What one question is answered from.
+struct Situation {
+    serving: Arc<Serving>,
+    profile: Arc<Profile>,
+    terms: Terms,
+}
+
 impl Desk {
-    /// Answers from the cache or ranks; `encode` makes the bytes of a fresh answer.
+    /// Answers from the caches or ranks.
     ///
     /// # Errors
-    /// A bad variant or page token; not fresh when that was asked for; the queue is full; the store is down.
-    pub async fn answer(&self, ask: Ask, encode: impl FnOnce(&Answer) -> Bytes) -> Result<Reply> {
-        let situation = self.situation(&ask).await?;
-        let lookup = self.lookup(&ask, &situation);
-        // What only a ranked answer needs is behind a pointer, so that a repeated one does not move it about.
-        if let Some((key, state)) = &lookup
-            && let Some(entry) = self.cache.get(key, *state, situation.now_ms)
-        {
-            return Ok(self.repeat(entry, situation.now_ms));
+    /// A bad variant or page token; not fresh when that was asked for; the queue is full.
+    pub async fn answer(self: &Arc<Self>, ask: Ask, encode: Encode) -> Result<Reply> {
+        let terms = self.terms(&ask).await?;
+        // What this process has is given without any wait.
+        if let Some(reply) = self.answer_near(&ask, &terms, encode) {
+            return Ok(reply);
         }
-        Box::pin(self.answer_ranked(ask, situation, lookup, encode)).await
-    }
-
-    async fn answer_ranked(
-        &self,
-        ask: Ask,
-        situation: Situation,
-        lookup: Option<(cache::Key, cache::State)>,
-        encode: impl FnOnce(&Answer) -> Bytes,
-    ) -> Result<Reply> {
-        let cache = if lookup.is_some() { CacheStatus::Miss } else { CacheStatus::Bypass };
-        let serving = situation.serving.clone();
-        let (answer, record) = self.rank(&ask, situation, cache).await?;
-        let started = Instant::now();
-        let body = encode(&answer);
-        let encoded = Instant::now();
-        let told = Told {
-            variant: Bytes::copy_from_slice(answer.variant.as_bytes()),
-            bundle_version: Bytes::copy_from_slice(answer.bundle_version.as_bytes()),
-        };
-        if let Some((key, state)) = lookup
-            && !answer.slate.degraded.iter().any(|part| part.what == EFFORT)
-        {
-            let ttl_ms = i64::try_from(self.config.cache.ttl_ms).unwrap_or(i64::MAX);
-            // An item whose window ends must not outlive it in a cached slate.
-            let window = |item: &marquee_engine::types::SlateItem| serving.world.item(&item.id)?.available_until_ms;
-            let ends = answer.slate.items.iter().filter_map(window);
-            let expires_ms = ends.fold(record.now_ms.saturating_add(ttl_ms), i64::min);
-            let ranked_id = answer.slate_id.as_str().into();
-            let entry = cache::Entry { state, expires_ms, body: body.clone(), ranked_id, told: told.clone() };
-            self.cache.put(key, entry);
-        }
-        self.slate_log.put(record);
-        self.metrics.cache(cache.name());
-        self.metrics.stage("encode", (encoded - started).as_secs_f64());
-        self.metrics.stage("record", encoded.elapsed().as_secs_f64());
-        Ok(Reply { body, slate_id: answer.slate_id, told, cache })
+        // What only other answers need is behind a pointer, so that a repeated one does not move it about.
+        Box::pin(self.answer_far(ask, terms, encode)).await
     }
 
     /// Ranks, past the cache: for kinds that are never repeated.
@@ -245,8 +228,12 @@ impl Desk {
     /// # Errors
     /// As [`Desk::answer`].
     pub async fn answer_anew(&self, ask: Ask) -> Result<Answer> {
-        let situation = self.situation(&ask).await?;
-        let (answer, record) = self.rank(&ask, situation, CacheStatus::Bypass).await?;
+        let terms = self.terms(&ask).await?;
+        let mut far = self.look_far(&ask, terms).await?;
+        far.situation.terms.degraded.extend(far.outage.take());
+        let unsaved = std::mem::take(&mut far.unsaved);
+        let (answer, record) = self.rank(&ask, far.situation, CacheStatus::Bypass).await?;
+        self.save(unsaved);
         self.slate_log.put(record);
         Ok(answer)
     }
@@ -260,9 +247,15 @@ impl Desk {
         self.slate_log.flush().await;
         let erased = store.forget(key, self.clock.now_ms()).await?;
         let keys: Vec<UserKey> = erased.keys.iter().chain([key]).cloned().collect();
-        self.profiles.invalidate(&keys);
+        self.profiles.erase(&keys, erased.seq);
         for key in &keys {
-            self.cache.purge_user(key.as_str());
+            // What stays in Redis is never shown: every process knows from the log that it is older than the erasure.
+            if let Err(error) = self.cache.purge_user(key).await {
+                tracing::warn!(
+                    error = error.detail(),
+                    "an erased user stays in redis until cache.redis_ttl_ms is over"
+                );
+            }
         }
         let folder = self.config.events.quarantine_folder.clone();
         let erase = move || quarantine::erase(Path::new(&folder), &keys);
@@ -273,7 +266,7 @@ impl Desk {
         }
     }
 
-    async fn situation(&self, ask: &Ask) -> Result<Situation> {
+    async fn terms(&self, ask: &Ask) -> Result<Terms> {
         let variant = self.variant(ask)?;
         let page = match ask.page_token.as_str() {
             "" => Page::default(),
@@ -290,14 +283,25 @@ impl Desk {
             }
             degraded.push(Degradation { what: "stale_profile".to_owned(), why });
         }
-        let profile = match &ask.user {
-            Some(user) => self.profiles.get(user).await?,
-            None => Arc::default(),
+        Ok(Terms { variant, page, now_ms: self.clock.now_ms(), degraded })
+    }
+
+    /// What a profile that may not be up to date means for the answer.
+    fn admit(&self, ask: &Ask, standing: Standing, terms: &mut Terms) -> Result<()> {
+        let (what, why) = match standing {
+            Standing::Fresh => return Ok(()),
+            Standing::Stale => {
+                ("stale_profile", "the store does not answer; the profile may lack the user's latest events")
+            }
+            Standing::Missing => {
+                ("profile", "the store does not answer, and no cache holds this profile: ranked as for a new user")
+            }
         };
-        // After the profile: a world that is newer than the profile is fine, an item of the profile that the world
-        // does not know yet is a worse answer.
-        let serving = self.live.current();
-        Ok(Situation { serving, profile, variant, page, now_ms: self.clock.now_ms(), degraded })
+        if ask.require_fresh {
+            return Err(Error::FailedPrecondition(why.to_owned()));
+        }
+        terms.degraded.push(Degradation { what: what.to_owned(), why: why.to_owned() });
+        Ok(())
     }
 
     fn variant(&self, ask: &Ask) -> Result<Arc<Variant>> {
@@ -320,38 +324,8 @@ impl Desk {
         ask.deadline.map_or(most, |deadline| most.min(deadline.saturating_duration_since(Instant::now()) / 2))
     }
 
-    /// Under which key and for which state the answer may be cached; `None` when it must be ranked anew.
-    fn lookup(&self, ask: &Ask, situation: &Situation) -> Option<(cache::Key, cache::State)> {
-        let is_repeatable = ask.kind == Kind::Recommend
-            && !ask.bypass_cache
-            && ask.explain < ExplainLevel::Full
-            && ask.explain_missing.is_empty()
-            && situation.degraded.is_empty();
-        if !is_repeatable || !self.cache.is_on() {
-            return None;
-        }
-        let bundle = &situation.serving.engine.bundle().manifest().version;
-        let user = ask.user.as_ref().map_or("", UserKey::as_str);
-        let (count, variant) = ((ask.count as u64).to_le_bytes(), situation.variant.name.as_bytes());
-        let key =
-            cache::Key::new(user, &[&ask.question, &count, ask.page_token.as_bytes(), bundle.as_bytes(), variant]);
-        let state =
-            cache::State { profile: situation.profile.version, item_changes: situation.serving.world.item_changes() };
-        Some((key, state))
-    }
-
-    /// The same ranking once more, under an id of its own.
-    fn repeat(&self, entry: cache::Entry, now_ms: TimeMs) -> Reply {
-        let cache::Entry { body, ranked_id, told, .. } = entry;
-        let slate_id = self.ids.slate(now_ms);
-        self.slate_log.repeat(Repeat { slate_id: slate_id.clone(), ranked_id, now_ms });
-        self.metrics.cache(CacheStatus::Hit.name());
-        self.metrics.slate(std::str::from_utf8(&told.variant).unwrap_or_default());
-        Reply { body, slate_id, told, cache: CacheStatus::Hit }
-    }
-
     async fn rank(&self, ask: &Ask, situation: Situation, cache: CacheStatus) -> Result<(Answer, SlateRecord)> {
-        let Situation { serving, profile, variant, page, now_ms, mut degraded } = situation;
+        let Situation { serving, profile, terms: Terms { variant, page, now_ms, mut degraded } } = situation;
         if let Some(received) = ask.received {
             self.metrics.stage("decode", (ask.decoded - received).as_secs_f64());
         }

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::answer::Desk;
+use crate::answer::{Desk, Flights};
 use crate::bundles::{self, Bundles, Registry};
-use crate::cache::Memory;
+use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::compute::Pool;
 use crate::config::Config;
@@ -82,7 +82,10 @@ impl App {
         let config = Arc::new(config);
         let metrics = Arc::new(Metrics::new());
         let store = store::open(&config, metrics.clone()).await.map_err(|error| anyhow::anyhow!(error.detail()))?;
-        let profiles = Arc::new(Profiles::new(&config, store.clone(), metrics.clone()));
+        let cache = Cache::open(&config, metrics.clone()).await.map_err(|error| anyhow::anyhow!(error.detail()))?;
+        let cache = Arc::new(cache);
+        let profiles = Profiles::new(&config, store.clone(), metrics.clone()).over(cache.clone());
+        let profiles = Arc::new(profiles);
         let writer = EventWriter::new(&config, store.clone(), profiles.clone(), metrics.clone(), clock.clone());
         let registry = Registry::new(&config, store.clone(), clock.clone())?;
         let followed = registry.activations().await.map_err(|error| anyhow::anyhow!(error.detail()))?.serving;
@@ -98,7 +101,9 @@ impl App {
         let started_ms = clock.now_ms();
         let desk = Desk {
             pool: Pool::new(&config.server, metrics.clone())?,
-            cache: Memory::new(config.cache.max_bytes),
+            cache,
+            flights: Flights::default(),
+            refreshes: Arc::new(Semaphore::new(config.cache.refresh_max_requests)),
             config: config.clone(),
             live: live.clone(),
             ids: Ids::new(),

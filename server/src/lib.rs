@@ -3,6 +3,7 @@
 pub mod admission;
 pub mod answer;
 pub mod app;
+pub mod breaker;
 pub mod bundles;
 pub mod cache;
 pub mod clock;

@@ -78,7 +78,10 @@ impl Live {
         let engine = Engine::new(bundle);
         let current = Serving { engine: engine.clone(), world: Arc::new(follower.builder.snapshot()) };
         let follower = Arc::new(Mutex::new(follower));
-        let mut guard = advance(follower.clone().lock_owned().await, &sources, |_| ()).await?.0;
+        let guard = follower.clone().lock_owned().await;
+        // Whoever hears of the log hears of all that is read from here on.
+        sources.profiles.begin(guard.position);
+        let mut guard = advance(guard, &sources, |rows| sources.profiles.observe(rows)).await?.0;
         let (current, watermark) = (ArcSwap::from_pointee(current), watch::Sender::new(0));
         let live = Live { current, follower, watermark, wanted: Notify::new(), sources };
         live.publish(engine, &mut guard);
@@ -145,9 +148,11 @@ impl Live {
     pub async fn swap(&self, bundle: Arc<Bundle>) -> Result<()> {
         let next = Arc::new(Mutex::new(Follower::new(bundle.clone())));
         drop(advance(next.clone().lock_owned().await, &self.sources, |_| ()).await?);
-        let mut follower = self.follower.lock().await;
-        // What was committed meanwhile, so that the watermark never goes back.
         let observe = |rows: &[LogRow]| self.sources.profiles.observe(rows);
+        // The old one first, to where the new one is: what only the new one read, nobody else has heard of.
+        let follower = self.follower.clone().lock_owned().await;
+        let (mut follower, _) = advance(follower, &self.sources, observe).await?;
+        // What was committed meanwhile, so that the watermark never goes back.
         drop(advance(next.clone().lock_owned().await, &self.sources, observe).await?);
         let next = Arc::into_inner(next).expect("every guard is dropped").into_inner();
         *follower = next;

@@ -1,5 +1,7 @@
 //! Where the real servers of tests are: `make test` starts them and says so in the environment.
 
+pub(crate) mod redis;
+
 /// The value of that variable: `MARQUEE_TEST_POSTGRES`, `MARQUEE_TEST_REDIS` ...
 ///
 /// # Panics

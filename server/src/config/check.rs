@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use marquee_engine::types::Variant;
 
-use super::{Address, Config};
+use super::{Address, Config, RedisUrl};
 
 /// Adds a sentence for every rule that the configuration breaks.
 pub(super) fn check(config: &Config, problems: &mut Vec<String>) {
@@ -67,8 +67,12 @@ fn urls(config: &Config, problems: &mut Vec<String>) {
         };
     // Each scheme, and whether something must follow it.
     scheme("store.url", &config.store.url, &[("sqlite", true), ("postgres", true), ("postgresql", true)]);
-    scheme("cache.url", &config.cache.url, &[("memory", false)]);
     scheme("artifacts.url", &config.artifacts.url, &[("file", true)]);
+    if config.cache.is_shared()
+        && let Err(rule) = RedisUrl::parse(&config.cache.url)
+    {
+        problems.push(format!("cache.url: `{}` {rule}", config.cache.url));
+    }
     if config.events.quarantine_folder.is_empty() {
         problems.push("events.quarantine_folder: must not be empty".to_owned());
     }
@@ -78,7 +82,7 @@ fn urls(config: &Config, problems: &mut Vec<String>) {
 const CLOCK_OFFSET_MAX_MS: u64 = 200 * 366 * 86_400_000;
 
 fn bounds(config: &Config, problems: &mut Vec<String>) {
-    let Config { server, store, limits, ranking, slate_log, .. } = config;
+    let Config { server, store, cache, limits, ranking, slate_log, .. } = config;
     let rows: &[(&str, u64, u64, u64)] = &[
         ("server.compute_threads", server.compute_threads as u64, 0, 1_024),
         ("server.queue_max_requests", server.queue_max_requests as u64, 1, 1_000_000),
@@ -99,12 +103,26 @@ fn bounds(config: &Config, problems: &mut Vec<String>) {
         ("store.write_wait_ms", store.write_wait_ms, 0, 600_000),
         ("store.read_connections_max", u64::from(store.read_connections_max), 1, 256),
         ("store.busy_timeout_ms", store.busy_timeout_ms, 1, 600_000),
-        ("store.read_wait_ms", store.read_wait_ms, 1, 600_000),
+        ("store.connection_wait_ms", store.connection_wait_ms, 1, 600_000),
         ("store.connect_timeout_ms", store.connect_timeout_ms, 1, 600_000),
         ("store.statement_timeout_ms", store.statement_timeout_ms, 1, 3_600_000),
         ("store.write_retry_ms", store.write_retry_ms, 0, 600_000),
         ("store.dedup_retention_days", u64::from(store.dedup_retention_days), 1, 36_500),
-        ("cache.ttl_ms", config.cache.ttl_ms, 1, 86_400_000),
+        ("store.read_wait_ms", store.read_wait_ms, 1, 60_000),
+        ("store.breaker_failures", u64::from(store.breaker_failures), 1, 1_000),
+        ("store.breaker_open_ms", store.breaker_open_ms, 1, 600_000),
+        ("cache.ttl_ms", cache.ttl_ms, 1, 86_400_000),
+        ("cache.hard_ttl_ms", cache.hard_ttl_ms, 1, 86_400_000),
+        ("cache.refresh_max_requests", cache.refresh_max_requests as u64, 0, 1_024),
+        ("cache.connect_timeout_ms", cache.connect_timeout_ms, 1, 60_000),
+        ("cache.response_timeout_ms", cache.response_timeout_ms, 1, 10_000),
+        ("cache.breaker_failures", u64::from(cache.breaker_failures), 1, 1_000),
+        ("cache.breaker_open_ms", cache.breaker_open_ms, 1, 600_000),
+        ("cache.redis_ttl_ms", cache.redis_ttl_ms, 1, 30 * 86_400_000),
+        ("cache.redis_slates_per_user", cache.redis_slates_per_user as u64, 1, 64),
+        ("cache.redis_value_max_bytes", cache.redis_value_max_bytes as u64, 1_024, 16 * 1024 * 1024),
+        ("cache.redis_writes_max", cache.redis_writes_max as u64, 1, 100_000),
+        ("cache.recent_slots", cache.recent_slots as u64, 1, 1 << 30),
         ("limits.count_max", limits.count_max as u64, 1, 10_000),
         ("limits.count_default", limits.count_default as u64, 1, 10_000),
         ("limits.exclude_max_items", limits.exclude_max_items as u64, 0, 100_000),
@@ -146,6 +164,9 @@ fn bounds(config: &Config, problems: &mut Vec<String>) {
     }
     if limits.count_default > limits.count_max {
         problems.push("limits.count_default: must not exceed limits.count_max".to_owned());
+    }
+    if cache.hard_ttl_ms < cache.ttl_ms || cache.redis_ttl_ms < cache.hard_ttl_ms {
+        problems.push("cache.ttl_ms, cache.hard_ttl_ms, cache.redis_ttl_ms: none may exceed the next".to_owned());
     }
     if limits.page_depth_max_items < limits.count_max {
         problems.push("limits.page_depth_max_items: must be at least limits.count_max".to_owned());

@@ -7,6 +7,7 @@
 mod address;
 mod check;
 mod load;
+mod redis;
 mod variants;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use address::Address;
 pub use load::Problems;
+pub use redis::{Login, RedisUrl, Topology};
 pub use variants::{BUILT_IN, default_variants};
 
 /// Exit status of a bad configuration (`EX_USAGE`).
@@ -191,7 +193,7 @@ pub struct Store {
     /// Connections that read.
     pub read_connections_max: u32,
     /// How long a read waits for one of them that works.
-    pub read_wait_ms: u64,
+    pub connection_wait_ms: u64,
     /// How long to wait for another process that holds the database.
     pub busy_timeout_ms: u64,
     /// PostgreSQL: how long opening a connection may take.
@@ -202,6 +204,12 @@ pub struct Store {
     pub write_retry_ms: u64,
     /// How long event ids are remembered; a resend after that counts as new.
     pub dedup_retention_days: u32,
+    /// How long an answer waits for a profile from the store, and at most half of the time that its caller left.
+    pub read_wait_ms: u64,
+    /// So many reads of profiles in a row that failed, and none is tried for `breaker_open_ms`.
+    pub breaker_failures: u32,
+    /// After that time, and a random share of it, one read is tried.
+    pub breaker_open_ms: u64,
 }
 
 impl Default for Store {
@@ -212,31 +220,81 @@ impl Default for Store {
             write_batch_max_entries: 10_000,
             write_wait_ms: 1_000,
             read_connections_max: 4,
-            read_wait_ms: 2_000,
+            connection_wait_ms: 2_000,
             busy_timeout_ms: 10_000,
             connect_timeout_ms: 5_000,
             statement_timeout_ms: 10_000,
             write_retry_ms: 5_000,
             dedup_retention_days: 90,
+            read_wait_ms: 500,
+            breaker_failures: 5,
+            breaker_open_ms: 1_000,
         }
     }
 }
 
-/// Where encoded slates are kept for a short while.
+/// Where encoded slates, and what Redis is there for, profiles, are kept for a short while.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Cache {
-    /// `memory://`
+    /// `memory://`, or a Redis behind it: `redis://`, `redis+sentinel://`, `redis+cluster://`.
     pub url: Address,
-    /// All slates together; 0 switches the cache off.
+    /// All slates in this process; 0 keeps none here.
     pub max_bytes: u64,
-    /// A slate is repeated for at most this long.
+    /// A slate that is older is given, and ranked again beside that.
     pub ttl_ms: u64,
+    /// A slate that is older is not given.
+    pub hard_ttl_ms: u64,
+    /// Slates that may be ranked again at once because they are older than `ttl_ms`.
+    pub refresh_max_requests: usize,
+    /// PEM certificates of who may sign the server's; empty: those that the system trusts.
+    pub tls_ca_path: String,
+    /// How long connecting may take, TLS and login included.
+    pub connect_timeout_ms: u64,
+    /// How long an answer waits for Redis.
+    pub response_timeout_ms: u64,
+    /// So many failures in a row, and Redis is left alone for `breaker_open_ms`.
+    pub breaker_failures: u32,
+    /// How long it is left alone; then it is tried beside the answers, and longer each time in vain.
+    pub breaker_open_ms: u64,
+    /// A user's key in Redis goes so long after it was last written.
+    pub redis_ttl_ms: u64,
+    /// Slates of one user in Redis: another question may take an older one's place.
+    pub redis_slates_per_user: usize,
+    /// A larger slate or profile is not kept in Redis.
+    pub redis_value_max_bytes: usize,
+    /// Writes to Redis that may be on their way; more are dropped and counted.
+    pub redis_writes_max: usize,
+    /// Marks of who wrote lately, 8 bytes each: fewer make a profile in Redis seem old when it is not.
+    pub recent_slots: usize,
 }
 
 impl Default for Cache {
     fn default() -> Cache {
-        Cache { url: "memory://".into(), max_bytes: 64 * 1024 * 1024, ttl_ms: 60_000 }
+        Cache {
+            url: "memory://".into(),
+            max_bytes: 64 * 1024 * 1024,
+            ttl_ms: 60_000,
+            hard_ttl_ms: 120_000,
+            refresh_max_requests: 8,
+            tls_ca_path: String::new(),
+            connect_timeout_ms: 1_000,
+            response_timeout_ms: 25,
+            breaker_failures: 5,
+            breaker_open_ms: 1_000,
+            redis_ttl_ms: 3_600_000,
+            redis_slates_per_user: 4,
+            redis_value_max_bytes: 256 * 1024,
+            redis_writes_max: 256,
+            recent_slots: 1 << 20,
+        }
+    }
+}
+
+impl Cache {
+    /// Whether there is a Redis behind the process's own memory.
+    pub fn is_shared(&self) -> bool {
+        self.url.scheme() != "memory"
     }
 }
 

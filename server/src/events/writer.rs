@@ -100,7 +100,7 @@ impl EventWriter {
                 changed.push(user);
             }
         }
-        self.profiles.invalidate(&changed);
+        self.profiles.invalidate(&changed, seq);
         let rejected = results.iter().filter(|result| matches!(result, EventResult::Rejected { .. })).count();
         self.metrics.events(accepted, results.len() - accepted - rejected, rejected);
         if accepted < results.len() - rejected || accepted == 0 {

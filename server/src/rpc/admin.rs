@@ -111,8 +111,8 @@ impl AdminService for Admin {
         self.open(&request)?;
         let v1::PurgeCacheRequest { user_id, anonymous_id } = request.into_inner();
         match convert::visitor_in(&user_id, &anonymous_id, &self.desk.config.limits)? {
-            Some(user) => self.desk.cache.purge_user(user.as_str()),
-            None => self.desk.cache.purge(),
+            Some(user) => self.desk.cache.purge_user(&user).await?,
+            None => self.desk.cache.purge().await?,
         }
         Ok(Response::new(v1::PurgeCacheResponse {}))
     }

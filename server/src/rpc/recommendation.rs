@@ -103,7 +103,7 @@ impl RecommendationService for Recommendation {
 }
 
 /// One answer of a batch, as a `RecommendBatchResponse` made of bytes that are encoded already.
-async fn one_of_batch(desk: &Desk, index: usize, request: v1::RecommendRequest, refine: &Refine) -> Encoded {
+async fn one_of_batch(desk: &Arc<Desk>, index: usize, request: v1::RecommendRequest, refine: &Refine) -> Encoded {
     const RESPONSE_FIELD: u32 = 2;
     let reply = async {
         // Its turn in the batch is when it arrives.

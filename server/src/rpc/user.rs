@@ -85,7 +85,7 @@ impl UserService for Users {
         check::id("user_id", &user_id, limits)?;
         let (anonymous, user) = (UserKey::anonymous(&anonymous_id), UserKey::user(&user_id));
         let (events_moved, seq) = self.store.merge_users(&anonymous, &user, self.desk.clock.now_ms()).await?;
-        self.desk.profiles.invalidate([&anonymous, &user]);
+        self.desk.profiles.invalidate([&anonymous, &user], seq);
         Ok(Response::new(v1::MergeUsersResponse { events_moved, write_token: token::encode(seq) }))
     }
 

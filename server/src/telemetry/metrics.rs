@@ -125,6 +125,17 @@ pub struct Metrics {
     pub events_of_unknown_items: Counter,
     cache: Counters,
     profiles: Counters,
+    cache_refreshes: Counters,
+    /// Answers that took the ranking of an equal question which came just before.
+    pub cache_joined: Counter,
+    redis_lookups: Counters,
+    redis_errors: Counters,
+    redis_seconds: Histograms,
+    known_round_trips: Known<Histogram>,
+    /// 1 while Redis is used; 0 while it is left alone, or when there is none.
+    pub redis_up: Gauge,
+    /// 1 while profiles are read from the store; 0 while it is left alone.
+    pub store_reads_up: Gauge,
     /// Calls that run now.
     pub in_flight: Gauge,
     shed: Counters,
@@ -174,6 +185,14 @@ impl Metrics {
             events_of_unknown_items: Counter::default(),
             cache: Family::default(),
             profiles: Family::default(),
+            cache_refreshes: Family::default(),
+            cache_joined: Counter::default(),
+            redis_lookups: Family::default(),
+            redis_errors: Family::default(),
+            redis_seconds: Family::new_with_constructor(latencies),
+            known_round_trips: Known::new(["read", "write", "epoch", "purge"]),
+            redis_up: Gauge::default(),
+            store_reads_up: Gauge::default(),
             in_flight: Gauge::default(),
             shed: Counters::default(),
             shed_seconds: latencies(),
@@ -185,6 +204,7 @@ impl Metrics {
             items: Gauge::default(),
             slate_log_dropped: Counter::default(),
         };
+        metrics.store_reads_up.set(1);
         metrics.register();
         metrics
     }
@@ -206,6 +226,33 @@ impl Metrics {
         );
         r.register("cache", "Lookups of the slate cache: hit, miss, bypass", self.cache.clone());
         r.register("profiles", "Lookups of the profile cache: hit, miss", self.profiles.clone());
+        r.register(
+            "cache_refreshes",
+            "Slates ranked again because they were old: done, failed, busy",
+            self.cache_refreshes.clone(),
+        );
+        r.register("cache_joined", "Answers that took an equal question's ranking", self.cache_joined.clone());
+        r.register(
+            "redis_lookups",
+            "What Redis had: slate_hit, slate_miss, profile_hit, profile_miss",
+            self.redis_lookups.clone(),
+        );
+        r.register(
+            "redis_errors",
+            "Failures of Redis: timeout, connection, full, busy, login, read_only, other",
+            self.redis_errors.clone(),
+        );
+        r.register(
+            "redis_seconds",
+            "Time of a round trip to Redis: read, write, epoch, purge",
+            self.redis_seconds.clone(),
+        );
+        r.register("redis_up", "1 while Redis is used, 0 while it is left alone", self.redis_up.clone());
+        r.register(
+            "store_reads_up",
+            "1 while profiles are read from the store, 0 while it is left alone",
+            self.store_reads_up.clone(),
+        );
         r.register("in_flight", "Calls that run now", self.in_flight.clone());
         r.register("shed", "Requests refused for lack of room or time, by why", self.shed.clone());
         r.register("shed_seconds", "From the arrival of a call to its refusal", self.shed_seconds.clone());
@@ -297,6 +344,30 @@ impl Metrics {
     /// A lookup of the profile cache.
     pub fn profile(&self, hit: bool) {
         count(&self.known_profiles, &self.profiles, if hit { "hit" } else { "miss" });
+    }
+
+    /// A slate that was old was ranked again: "done", "failed", or there were too many at once: "busy".
+    pub fn cache_refresh(&self, outcome: &str) {
+        self.cache_refreshes.get_or_create(&Label::new(outcome)).inc();
+    }
+
+    /// Redis had what was asked for, or not: "slate_hit", "slate_miss", "profile_hit", "profile_miss".
+    pub fn redis_lookup(&self, outcome: &str) {
+        self.redis_lookups.get_or_create(&Label::new(outcome)).inc();
+    }
+
+    /// Redis failed in this way.
+    pub fn redis_error(&self, kind: &str) {
+        self.redis_errors.get_or_create(&Label::new(kind)).inc();
+    }
+
+    /// A round trip to Redis took this long: "read", "write", "epoch", "purge".
+    pub fn redis_round_trip(&self, what: &str, seconds: f64) {
+        let make = || self.redis_seconds.get_or_create(&Label::new(what)).clone();
+        match self.known_round_trips.get(what, make) {
+            Some(times) => times.observe(seconds),
+            None => make().observe(seconds),
+        }
     }
 
     /// A commit of so many rows took this long.

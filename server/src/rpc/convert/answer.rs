@@ -10,6 +10,7 @@ use crate::answer::{Answer, CacheStatus, Reply};
 /// Numbers of the fields that differ in a repeated answer.
 const SLATE_ID_FIELD: u32 = 1;
 const CACHE_STATUS_FIELD: u32 = 7;
+const DEGRADED_FIELD: u32 = 8;
 
 /// The encoded answer of a fresh ranking.
 pub(in crate::rpc) fn recommend_response(answer: &Answer) -> Bytes {
@@ -31,15 +32,21 @@ pub(in crate::rpc) fn recommend_response(answer: &Answer) -> Bytes {
 }
 
 /// The message to send: of a repeated ranking with its own slate id and cache status behind the cached bytes. Of a
-/// singular field the last one counts, so that nothing is decoded, and nothing copied.
+/// singular field the last one counts, and the parts of a singular message are put together, so that nothing is decoded,
+/// and nothing copied.
 pub(in crate::rpc) fn append_identity(reply: &Reply) -> Encoded {
     let body = reply.body.clone();
-    if reply.cache != CacheStatus::Hit {
+    if reply.cache != CacheStatus::Hit && reply.degraded.is_none() {
         return body.into();
     }
     let mut tail = Vec::with_capacity(reply.slate_id.len() + 8);
-    prost::encoding::string::encode(SLATE_ID_FIELD, &reply.slate_id, &mut tail);
-    prost::encoding::int32::encode(CACHE_STATUS_FIELD, &status(CacheStatus::Hit).into(), &mut tail);
+    if reply.cache == CacheStatus::Hit {
+        prost::encoding::string::encode(SLATE_ID_FIELD, &reply.slate_id, &mut tail);
+        prost::encoding::int32::encode(CACHE_STATUS_FIELD, &status(CacheStatus::Hit).into(), &mut tail);
+    }
+    if let Some(degraded) = degraded(reply.degraded.as_slice()) {
+        prost::encoding::message::encode(DEGRADED_FIELD, &degraded, &mut tail);
+    }
     Encoded { body, tail: tail.into() }
 }
 
@@ -120,10 +127,36 @@ mod tests {
             slate_id: "second".to_owned(),
             told: Told { variant: "default".into(), bundle_version: "b".into() },
             cache: CacheStatus::Hit,
+            degraded: None,
         };
         let response = v1::RecommendResponse::decode(&*append_identity(&reply).encode_to_vec()).unwrap();
         assert_eq!((response.slate_id.as_str(), response.ranked_id.as_str()), ("second", "first"));
         assert_eq!(response.cache_status(), v1::CacheStatus::Hit);
         assert_eq!(response.next_page_token, "next");
+    }
+    #[test]
+    fn what_a_repeat_had_to_do_without_joins_what_the_ranking_had() {
+        let part = |what: &str| Degradation { what: what.to_owned(), why: "why".to_owned() };
+        let slate = marquee_engine::types::Slate { degraded: vec![part("ranker")], ..Default::default() };
+        let answer = Answer {
+            slate_id: "first".to_owned(),
+            slate,
+            next_page_token: String::new(),
+            bundle_version: String::new(),
+            variant: String::new(),
+            cache: CacheStatus::Miss,
+        };
+        for cache in [CacheStatus::Hit, CacheStatus::Miss] {
+            let reply = Reply {
+                body: recommend_response(&answer),
+                slate_id: "second".to_owned(),
+                told: Told { variant: Bytes::new(), bundle_version: Bytes::new() },
+                cache,
+                degraded: Some(part("cache")),
+            };
+            let response = v1::RecommendResponse::decode(&*append_identity(&reply).encode_to_vec()).unwrap();
+            let parts: Vec<String> = response.degraded.unwrap().parts.into_iter().map(|part| part.what).collect();
+            assert_eq!(parts, ["ranker", "cache"]);
+        }
     }
 }

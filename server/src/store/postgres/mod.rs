@@ -109,7 +109,7 @@ impl DerefMut for View {
 }
 
 /// Runs a read, again on other connections while those that it gets turn out to be dead (a server that restarted leaves
-/// a pool of them), within `store.read_wait_ms`.
+/// a pool of them), within `store.connection_wait_ms`.
 macro_rules! read {
     ($store:expr, |$view:ident| $read:expr) => {{
         let until = Instant::now() + $store.server.read_wait;

@@ -41,7 +41,7 @@ pub(super) struct Server {
 impl Server {
     /// Reads the URL; connects to nothing.
     pub(super) fn new(config: &Config) -> Result<Server> {
-        let config::Store { url, connect_timeout_ms, read_wait_ms, statement_timeout_ms, write_retry_ms, .. } =
+        let config::Store { url, connect_timeout_ms, connection_wait_ms, statement_timeout_ms, write_retry_ms, .. } =
             &config.store;
         // What sqlx would say of an URL may repeat parts of it.
         let options = PgConnectOptions::from_str(url.expose()).map_err(|_| {
@@ -62,7 +62,7 @@ impl Server {
             config.namespace
         );
         let [connect, read_wait, statement, retry] =
-            [connect_timeout_ms, read_wait_ms, statement_timeout_ms, write_retry_ms]
+            [connect_timeout_ms, connection_wait_ms, statement_timeout_ms, write_retry_ms]
                 .map(|ms| Duration::from_millis(*ms));
         Ok(Server {
             options: options.disable_statement_logging(),

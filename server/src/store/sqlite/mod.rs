@@ -73,7 +73,7 @@ impl Sqlite {
         let reading = options.pragma("query_only", "on");
         let readers = SqlitePoolOptions::new()
             .max_connections(config.read_connections_max)
-            .acquire_timeout(Duration::from_millis(config.read_wait_ms))
+            .acquire_timeout(Duration::from_millis(config.connection_wait_ms))
             .connect_with(reading.clone())
             .await
             .map_err(failed("opening the store for reading"))?;

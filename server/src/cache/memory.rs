@@ -1,69 +1,26 @@
-//! The cache of slates: encoded answers, each with what it was ranked for.
-//!
-//! A key does not hold the profile's version; the entry does, and another version is a miss. Bounded by bytes and by
-//! age, in shards by user, so that one user's slates can be dropped at once. It must not know how an answer is encoded.
+//! Slates in this process's memory: bounded by bytes and by age, in shards by user, so that one user's slates can be
+//! dropped at once.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
 use lru::LruCache;
-use marquee_engine::types::{Seq, TimeMs};
+use marquee_engine::types::TimeMs;
 
-use crate::answer::Told;
+use super::{Entry, Key, State};
 
 const SHARDS: usize = 16;
 /// What an entry costs beside its body and key: header, ids, list nodes. An estimate.
 const OVERHEAD_BYTES: usize = 512;
+/// An old slate is to be ranked again once in this time, however often it is asked for.
+const AGAIN_AFTER_MS: TimeMs = 1_000;
 
-/// Who asked and everything in the question that can change its answer, bundle and variant included; byte for byte, so
-/// that no two questions share an answer.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Key {
-    bytes: Box<[u8]>,
-    /// How many of them are the user's key.
-    user: usize,
-}
-
-impl Key {
-    /// From the user's key (empty for an unknown visitor) and the parts of the question.
-    pub fn new(user: &str, parts: &[&[u8]]) -> Key {
-        let length = user.len() + parts.iter().map(|part| size_of::<u64>() + part.len()).sum::<usize>();
-        let mut bytes = Vec::with_capacity(length);
-        bytes.extend_from_slice(user.as_bytes());
-        for part in parts {
-            bytes.extend_from_slice(&(part.len() as u64).to_le_bytes());
-            bytes.extend_from_slice(part);
-        }
-        Key { bytes: bytes.into(), user: user.len() }
-    }
-
-    fn user(&self) -> &[u8] {
-        &self.bytes[..self.user]
-    }
-}
-
-/// The state that an answer was ranked for. Any difference is a miss.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct State {
-    /// Version of the user's profile.
-    pub profile: Seq,
-    /// Changes of items since the bundle.
-    pub item_changes: u64,
-}
-
-/// A cached answer.
-#[derive(Debug, Clone)]
-pub struct Entry {
-    /// What it was ranked for.
-    pub state: State,
-    /// Not given out from this moment on.
-    pub expires_ms: TimeMs,
-    /// The encoded answer.
-    pub body: Bytes,
-    /// The slate's own id: what a repeated answer points to in the log.
-    pub ranked_id: Arc<str>,
-    /// What was told beside the body.
-    pub told: Told,
+/// A slate that is given.
+#[derive(Debug)]
+pub struct Found {
+    /// It.
+    pub entry: Entry,
+    /// Whether the one who found it should see to a newer one.
+    pub is_old: bool,
 }
 
 /// Slates in this process's memory.
@@ -91,11 +48,15 @@ impl Memory {
     }
 
     /// The answer to that question, if it is still the answer.
-    pub fn get(&self, key: &Key, state: State, now_ms: TimeMs) -> Option<Entry> {
+    pub fn get(&self, key: &Key, state: State, now_ms: TimeMs) -> Option<Found> {
         let mut shard = self.shard(key.user());
-        let entry = shard.entries.get(key)?;
-        if entry.state == state && now_ms < entry.expires_ms {
-            return Some(entry.clone());
+        let entry = shard.entries.get_mut(key)?;
+        if entry.answers(state, now_ms) {
+            let is_old = now_ms >= entry.old_from_ms;
+            if is_old {
+                entry.old_from_ms = now_ms.saturating_add(AGAIN_AFTER_MS);
+            }
+            return Some(Found { entry: entry.clone(), is_old });
         }
         // A newer state never comes back to an old one: the entry is of no use to anybody.
         shard.remove(key);
@@ -106,6 +67,8 @@ impl Memory {
     pub fn put(&self, key: Key, entry: Entry) {
         let bytes = cost(&key, &entry);
         if bytes > self.shard_max_bytes {
+            // Whatever was there is older.
+            self.shard(key.user()).remove(&key);
             return;
         }
         let mut shard = self.shard(key.user());
@@ -159,7 +122,10 @@ fn cost(key: &Key, entry: &Entry) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
+    use crate::answer::Told;
 
     const NOW: State = State { profile: 3, item_changes: 1 };
 
@@ -169,7 +135,8 @@ mod tests {
 
     fn entry(bytes: usize) -> Entry {
         let told = Told { variant: Bytes::new(), bundle_version: Bytes::new() };
-        Entry { state: NOW, expires_ms: 100, body: vec![7; bytes].into(), ranked_id: "r".into(), told }
+        let body = vec![7; bytes].into();
+        Entry { state: NOW, as_of: 0, old_from_ms: 50, expires_ms: 100, body, ranked_id: "r".into(), told }
     }
 
     #[test]
@@ -188,6 +155,14 @@ mod tests {
         cache.put(key("u:a", 1), entry(10));
         assert!(cache.get(&key("u:a", 1), NOW, 99).is_some());
         assert!(cache.get(&key("u:a", 1), NOW, 100).is_none());
+    }
+
+    #[test]
+    fn an_old_entry_is_given_and_one_of_many_sees_to_a_newer_one() {
+        let cache = Memory::new(1 << 20);
+        cache.put(key("u:a", 1), entry(10));
+        let is_old = |now_ms| cache.get(&key("u:a", 1), NOW, now_ms).unwrap().is_old;
+        assert_eq!([is_old(49), is_old(50), is_old(51), is_old(99)], [false, true, false, false]);
     }
 
     #[test]
