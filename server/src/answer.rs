@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use marquee_engine::recommend::{Engine, Stage};
 use marquee_engine::types::{
-    Context, Degradation, ExplainLevel, Filter, Profile, Query, Record, Rows, Seq, Slate, TimeMs, Variant, id_hash,
+    Context, Degradation, ExplainLevel, Filter, Profile, Query, Record, Rows, Slate, TimeMs, Variant, id_hash,
 };
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
@@ -27,6 +27,7 @@ use crate::clock::Clock;
 use crate::compute::{Done, Pool};
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::events::log::Mark;
 use crate::events::quarantine;
 use crate::ids::Ids;
 use crate::profile::{Profiles, Standing};
@@ -65,7 +66,7 @@ pub struct Ask {
     /// Items for which to say why they are missing.
     pub explain_missing: Vec<Arc<str>>,
     /// The answer reflects at least this write.
-    pub fresh: Option<Seq>,
+    pub fresh: Option<Mark>,
     /// Rather no answer than a stale one.
     pub require_fresh: bool,
     /// From an earlier answer; empty is the first page.
@@ -273,8 +274,8 @@ impl Desk {
             token => Page::read(token, identity(ask), self.config.limits.page_depth_max_items)?,
         };
         let mut degraded = Vec::new();
-        if let Some(seq) = ask.fresh
-            && !self.live.reach(seq, self.fresh_wait(ask)).await
+        if let Some(mark) = &ask.fresh
+            && !self.live.reach(mark, self.fresh_wait(ask)).await
         {
             let waited = self.config.ranking.fresh_wait_ms;
             let why = format!("the write of write_token was not visible within {waited} ms (ranking.fresh_wait_ms)");

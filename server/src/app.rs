@@ -17,7 +17,10 @@ use crate::bundles::{self, Bundles, Registry};
 use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::compute::Pool;
-use crate::config::Config;
+use crate::config::{Config, Problems};
+use crate::error::Error;
+use crate::events;
+use crate::events::log::EventLog;
 use crate::events::writer::EventWriter;
 use crate::ids::Ids;
 use crate::profile::Profiles;
@@ -68,30 +71,30 @@ pub struct App {
     /// Counters.
     pub metrics: Arc<Metrics>,
     parts: rpc::Parts,
+    events: Arc<dyn EventLog>,
     slate_writer: JoinHandle<()>,
     stopping: watch::Sender<bool>,
 }
 
 impl App {
-    /// Opens the store and the serving bundle and catches up with the log. A bundle that cannot serve is no error:
+    /// Opens the store, the log of events and the serving bundle and catches up with the log. A bundle that cannot serve is no error:
     /// the one before it serves, or none.
     ///
     /// # Errors
-    /// The store cannot be opened or read.
+    /// The store or the log of events cannot be opened or read.
     pub async fn build(config: Config, clock: Clock) -> anyhow::Result<App> {
         let config = Arc::new(config);
         let metrics = Arc::new(Metrics::new());
-        let store = store::open(&config, metrics.clone()).await.map_err(|error| anyhow::anyhow!(error.detail()))?;
-        let cache = Cache::open(&config, metrics.clone()).await.map_err(|error| anyhow::anyhow!(error.detail()))?;
+        let (store, cache, events) = open(&config, &metrics, &clock).await?;
         let cache = Arc::new(cache);
-        let profiles = Profiles::new(&config, store.clone(), metrics.clone()).over(cache.clone());
-        let profiles = Arc::new(profiles);
-        let writer = EventWriter::new(&config, store.clone(), profiles.clone(), metrics.clone(), clock.clone());
+        let profiles = Arc::new(Profiles::new(&config, store.clone(), metrics.clone()).over(cache.clone()));
+        let writer = EventWriter::new(&config, events.clone(), profiles.clone(), metrics.clone(), clock.clone());
         let registry = Registry::new(&config, store.clone(), clock.clone())?;
         let followed = registry.activations().await.map_err(|error| anyhow::anyhow!(error.detail()))?.serving;
         let (bundle, problems) = bundles::first(&registry).await;
         let sources = Sources {
             store: store.clone(),
+            events: events.clone(),
             policy: Arc::new(config.events.policy.clone()),
             profiles: profiles.clone(),
             metrics: metrics.clone(),
@@ -121,7 +124,7 @@ impl App {
             started_ms,
             stopping: heard,
         };
-        Ok(App { config, store, metrics, parts, slate_writer, stopping })
+        Ok(App { config, store, metrics, parts, events, slate_writer, stopping })
     }
 
     /// Serves until `stop` ends; then finishes what runs, at most `server.drain_ms`, and closes the store.
@@ -129,7 +132,7 @@ impl App {
     /// # Errors
     /// A listener fails, or the TLS files cannot be used.
     pub async fn run(self, listeners: Listeners, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-        let App { config, store, metrics, parts, slate_writer, stopping } = self;
+        let App { config, store, metrics, parts, events, slate_writer, stopping } = self;
         let server = &config.server;
         let gate = Gate::new(server, metrics.clone());
         let services = rpc::services(parts.clone()).await?;
@@ -170,6 +173,7 @@ impl App {
         }
         servers.shutdown().await;
         background.shutdown().await;
+        events.close(Duration::from_millis(server.drain_ms)).await;
         // A store that hangs must not hold the process: what the slate log loses then, it would lose anyway.
         let flush = parts.desk.slate_log.flush();
         if tokio::time::timeout(Duration::from_millis(server.drain_ms), flush).await.is_err() {
@@ -179,6 +183,28 @@ impl App {
         store.close().await;
         outcome
     }
+}
+
+/// Opens every server that the config names, all at once, so that one run reports everything that is wrong with them.
+async fn open(
+    config: &Config,
+    metrics: &Arc<Metrics>,
+    clock: &Clock,
+) -> anyhow::Result<(Arc<dyn Store>, Cache, Arc<dyn EventLog>)> {
+    let (store, cache, events) = tokio::join!(
+        store::open(config, metrics.clone()),
+        Cache::open(config, metrics.clone()),
+        events::log::check(config),
+    );
+    let wrong = [store.as_ref().err(), cache.as_ref().err(), events.as_ref().err()];
+    let wrong: Vec<String> = wrong.into_iter().flatten().map(Error::detail).collect();
+    if !wrong.is_empty() {
+        return Err(Problems(wrong).into());
+    }
+    let told = |error: Error| Problems(vec![error.detail()]);
+    let (store, cache) = (store.map_err(told)?, cache.map_err(told)?);
+    let events = events::log::open(config, store.clone(), metrics.clone(), clock.clone()).await.map_err(told)?;
+    Ok((store, cache, events))
 }
 
 /// Removes what is older than its retention, now and then every hour.

@@ -4,7 +4,7 @@
 //! for a write. A request keeps what it started with, whatever is swapped meanwhile. Must not know what a request is.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use marquee_engine::bundle::Bundle;
@@ -15,6 +15,7 @@ use marquee_engine::world::{World, WorldBuilder};
 use tokio::sync::{Mutex, Notify, OwnedMutexGuard, watch};
 
 use crate::error::{Error, Result};
+use crate::events::log::{EventLog, Mark};
 use crate::events::log_entries;
 use crate::profile::Profiles;
 use crate::store::{LogRow, Store};
@@ -45,6 +46,8 @@ pub struct Live {
 pub struct Sources {
     /// Holds the log.
     pub store: Arc<dyn Store>,
+    /// Knows when an event that was acknowledged elsewhere is in the store.
+    pub events: Arc<dyn EventLog>,
     /// What events mean.
     pub policy: Arc<EventPolicy>,
     /// Told of every entry: other processes write, too.
@@ -131,8 +134,19 @@ impl Live {
         Ok(())
     }
 
-    /// Waits until the state reflects that log entry, at most `wait`. Tells whether it does.
-    pub async fn reach(&self, seq: Seq, wait: Duration) -> bool {
+    /// Waits until the state reflects that write, at most `wait`. Tells whether it does.
+    pub async fn reach(&self, mark: &Mark, wait: Duration) -> bool {
+        if mark.shared.is_none() {
+            return self.reach_position(mark.seq, wait).await;
+        }
+        let started = Instant::now();
+        match tokio::time::timeout(wait, self.sources.events.landed(mark)).await {
+            Ok(Some(seq)) => self.reach_position(seq, wait.saturating_sub(started.elapsed())).await,
+            Ok(None) | Err(_) => false,
+        }
+    }
+
+    async fn reach_position(&self, seq: Seq, wait: Duration) -> bool {
         if self.current.load().world.watermark() >= seq {
             return true;
         }

@@ -22,7 +22,7 @@ use clap::{Parser, Subcommand};
 use marquee_engine::bundle::OpenOptions;
 use marquee_engine::profile::ProfileLimits;
 
-use crate::config::{Config, EXIT_BAD_CONFIG, Limits};
+use crate::config::{Config, EXIT_BAD_CONFIG, Limits, Problems};
 use crate::store::{self, Store};
 use crate::telemetry::{self, Metrics};
 use crate::timeline::Timeline;
@@ -78,10 +78,16 @@ pub fn run(cli: Cli) -> ExitCode {
     telemetry::init(&config.log);
     match execute(cli.command, config) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let _stderr_closed = writeln!(std::io::stderr(), "error: {error:#}");
-            ExitCode::FAILURE
-        }
+        Err(error) => match error.downcast_ref::<Problems>() {
+            Some(problems) => {
+                let _stderr_closed = write!(std::io::stderr(), "{problems}");
+                ExitCode::from(EXIT_BAD_CONFIG)
+            }
+            None => {
+                let _stderr_closed = writeln!(std::io::stderr(), "error: {error:#}");
+                ExitCode::FAILURE
+            }
+        },
     }
 }
 

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use marquee_engine::types::Variant;
 
 use super::{Address, Config, RedisUrl};
+use crate::events::log::PARTITIONS_MAX;
 
 /// Adds a sentence for every rule that the configuration breaks.
 pub(super) fn check(config: &Config, problems: &mut Vec<String>) {
@@ -68,6 +69,7 @@ fn urls(config: &Config, problems: &mut Vec<String>) {
     // Each scheme, and whether something must follow it.
     scheme("store.url", &config.store.url, &[("sqlite", true), ("postgres", true), ("postgresql", true)]);
     scheme("artifacts.url", &config.artifacts.url, &[("file", true)]);
+    scheme("events.url", &config.events.url, &[("store", false), ("kafka", true)]);
     if config.cache.is_shared()
         && let Err(rule) = RedisUrl::parse(&config.cache.url)
     {
@@ -82,7 +84,7 @@ fn urls(config: &Config, problems: &mut Vec<String>) {
 const CLOCK_OFFSET_MAX_MS: u64 = 200 * 366 * 86_400_000;
 
 fn bounds(config: &Config, problems: &mut Vec<String>) {
-    let Config { server, store, cache, limits, ranking, slate_log, .. } = config;
+    let Config { server, store, cache, limits, ranking, events, slate_log, .. } = config;
     let rows: &[(&str, u64, u64, u64)] = &[
         ("server.compute_threads", server.compute_threads as u64, 0, 1_024),
         ("server.queue_max_requests", server.queue_max_requests as u64, 1, 1_000_000),
@@ -153,6 +155,18 @@ fn bounds(config: &Config, problems: &mut Vec<String>) {
         ("ranking.world_tick_ms", ranking.world_tick_ms, 1, 60_000),
         ("ranking.fresh_wait_ms", ranking.fresh_wait_ms, 0, 60_000),
         ("ranking.effort_full_ms", ranking.effort_full_ms, 0, 60_000),
+        ("events.connect_timeout_ms", events.connect_timeout_ms, 100, 600_000),
+        ("events.topic_partitions", u64::from(events.topic_partitions), 1, PARTITIONS_MAX as u64),
+        ("events.topic_replicas", u64::from(events.topic_replicas), 0, 100),
+        ("events.in_flight_max_events", events.in_flight_max_events as u64, 1, 1_000_000),
+        ("events.produce_timeout_ms", events.produce_timeout_ms, 10, 600_000),
+        ("events.linger_ms", events.linger_ms, 0, 1_000),
+        ("events.ingest_batch_max_events", events.ingest_batch_max_events as u64, 1, 100_000),
+        ("events.ingest_wait_ms", events.ingest_wait_ms, 0, 60_000),
+        ("events.ingest_queue_max_bytes", events.ingest_queue_max_bytes as u64, 1024 * 1024, 1024 * 1024 * 1024),
+        ("events.session_timeout_ms", events.session_timeout_ms, 1_000, 300_000),
+        ("events.ingest_failover_ms", events.ingest_failover_ms, 1_000, 3_600_000),
+        ("events.poll_ms", events.poll_ms, 1, 10_000),
         ("slate_log.retention_days", u64::from(slate_log.retention_days), 1, 36_500),
         ("slate_log.queue_max_slates", slate_log.queue_max_slates as u64, 1, 1_000_000),
         ("slate_log.queue_max_repeats", slate_log.queue_max_repeats as u64, 1, 10_000_000),
@@ -161,6 +175,15 @@ fn bounds(config: &Config, problems: &mut Vec<String>) {
         if !(least..=most).contains(&value) {
             problems.push(format!("{key}: {value} must lie within {least} and {most}"));
         }
+    }
+    if events.in_flight_max_events < limits.events_max_per_call {
+        problems.push("events.in_flight_max_events: must be at least limits.events_max_per_call".to_owned());
+    }
+    if events.ingest_failover_ms < events.session_timeout_ms {
+        problems.push("events.ingest_failover_ms: must be at least events.session_timeout_ms".to_owned());
+    }
+    if events.linger_ms >= events.produce_timeout_ms {
+        problems.push("events.linger_ms: must be less than events.produce_timeout_ms".to_owned());
     }
     if limits.count_default > limits.count_max {
         problems.push("limits.count_default: must not exceed limits.count_max".to_owned());

@@ -46,15 +46,15 @@ impl Config {
             problems.push(format!("not TOML: {}", error.to_string().trim_end()));
             Table::new()
         });
-        let admin_token = overlay(&mut tree, environment, &mut problems);
-        let config = read(&mut tree, admin_token, &mut problems);
+        let secrets = overlay(&mut tree, environment, &mut problems);
+        let config = read(&mut tree, secrets, &mut problems);
         check::check(&config, &mut problems);
         if problems.is_empty() { Ok(config) } else { Err(Problems(problems)) }
     }
 }
 
 /// Takes every section out of the tree; what is left then is unknown.
-fn read(tree: &mut Table, admin_token: Option<Secret>, problems: &mut Vec<String>) -> Config {
+fn read(tree: &mut Table, secrets: Secrets, problems: &mut Vec<String>) -> Config {
     let config = Config {
         namespace: match tree.remove("namespace") {
             None => "default".to_owned(),
@@ -74,7 +74,8 @@ fn read(tree: &mut Table, admin_token: Option<Secret>, problems: &mut Vec<String
         slate_log: section(tree, "slate_log", problems),
         log: section(tree, "log", problems),
         variants: variants(tree, problems),
-        admin_token,
+        admin_token: secrets.admin_token,
+        kafka_password: secrets.kafka_password,
     };
     problems.extend(tree.keys().map(|key| format!("{key}: unknown section or key")));
     config
@@ -139,19 +140,31 @@ fn in_one_line(message: &str) -> String {
     message.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Writes environment variables into the tree; gives the secret back apart.
+/// What comes from the environment alone.
+#[derive(Default)]
+struct Secrets {
+    admin_token: Option<Secret>,
+    kafka_password: Option<Secret>,
+}
+
+/// Writes environment variables into the tree; gives the secrets back apart.
 fn overlay(
     tree: &mut Table,
     environment: impl IntoIterator<Item = (String, String)>,
     problems: &mut Vec<String>,
-) -> Option<Secret> {
+) -> Secrets {
     let defaults = table_of(&Config::default());
-    let mut admin_token = None;
+    let mut secrets = Secrets::default();
     let variables: BTreeMap<String, String> = environment.into_iter().collect();
     for (variable, text) in variables {
         let Some(rest) = variable.strip_prefix("MARQUEE_") else { continue };
-        if rest == "ADMIN_TOKEN" {
-            admin_token = (!text.is_empty()).then(|| Secret::new(text));
+        let secret = match rest {
+            "ADMIN_TOKEN" => Some(&mut secrets.admin_token),
+            "KAFKA_PASSWORD" => Some(&mut secrets.kafka_password),
+            _ => None,
+        };
+        if let Some(secret) = secret {
+            *secret = (!text.is_empty()).then(|| Secret::new(text));
             continue;
         }
         if rest != "NAMESPACE" && !rest.contains("__") {
@@ -163,7 +176,7 @@ fn overlay(
             problems.push(format!("environment variable {variable}: {reason}"));
         }
     }
-    admin_token
+    secrets
 }
 
 /// A key whose default is a string takes the text as it is; any other is read as TOML.

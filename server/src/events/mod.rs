@@ -3,6 +3,10 @@
 //! Must not know gRPC types: a request is turned into these drafts first, so that imports and RPCs share every rule.
 
 pub mod check;
+pub mod kafka;
+pub mod line;
+pub mod log;
+pub mod moment;
 pub mod quarantine;
 pub mod token;
 pub mod writer;

@@ -1,16 +1,14 @@
-//! The one path of events: check, append, forget the cached profiles, then answer. Every way in uses it.
+//! The one path of events: check, append to the log, forget the cached profiles, then answer. Every way in uses it.
 
 use std::sync::Arc;
 
-use marquee_engine::types::Seq;
-
 use super::check::{self, EventDraft};
+use super::log::{Appended, EventLog, Logged, Mark};
 use super::token;
 use crate::clock::Clock;
 use crate::config::{Config, Limits};
 use crate::error::{Error, Result};
 use crate::profile::Profiles;
-use crate::store::{Outcome, Store};
 use crate::telemetry::Metrics;
 
 /// What became of one event.
@@ -34,20 +32,20 @@ pub enum EventResult {
 pub struct Written {
     /// One for each event, in order.
     pub results: Vec<EventResult>,
-    /// A log position that holds all of them, duplicates too.
-    pub seq: Seq,
+    /// Holds all of them, duplicates too.
+    pub mark: Mark,
 }
 
 impl Written {
     /// What the caller gives to Recommend to read these writes.
     pub fn write_token(&self) -> String {
-        token::encode(self.seq)
+        token::of(&self.mark)
     }
 }
 
 /// The path. Share it by `Arc`.
 pub struct EventWriter {
-    store: Arc<dyn Store>,
+    log: Arc<dyn EventLog>,
     profiles: Arc<Profiles>,
     metrics: Arc<Metrics>,
     clock: Clock,
@@ -58,17 +56,18 @@ impl EventWriter {
     /// Puts it together.
     pub fn new(
         config: &Config,
-        store: Arc<dyn Store>,
+        log: Arc<dyn EventLog>,
         profiles: Arc<Profiles>,
         metrics: Arc<Metrics>,
         clock: Clock,
     ) -> EventWriter {
-        EventWriter { store, profiles, metrics, clock, limits: config.limits.clone() }
+        EventWriter { log, profiles, metrics, clock, limits: config.limits.clone() }
     }
 
-    /// Writes the events that keep the rules. Bounded by `events_max_per_call` and by the store's queue.
+    /// Writes the events that keep the rules. Bounded by `events_max_per_call` and by the log's queue.
     ///
-    /// When it returns Ok, accepted events are on disk and the next profile that is read holds them.
+    /// When it returns Ok, accepted events are durable, and a profile that is read once the mark is reached holds them.
+    /// Where the store is the log that is at once: the next profile that is read.
     pub async fn write(&self, drafts: Vec<EventDraft>) -> Result<Written> {
         if drafts.len() > self.limits.events_max_per_call {
             let rule = format!("at most {} events in one call, got {}", self.limits.events_max_per_call, drafts.len());
@@ -89,32 +88,28 @@ impl EventWriter {
                 Err(other) => return Err(other),
             }
         }
-        let outcomes = self.store.append_events(events, now_ms).await?;
-        let (mut seq, mut accepted) = (0, 0);
+        let Appended { outcomes, mark } = self.log.append(events, now_ms).await?;
+        let mut accepted = 0;
         let mut changed = Vec::new();
         for (place, outcome) in places.into_iter().zip(outcomes) {
-            if let Outcome::Accepted { seq: at, user } = outcome {
+            if let Logged::Accepted(user) = outcome {
                 results[place] = EventResult::Accepted;
-                seq = seq.max(at);
                 accepted += 1;
-                changed.push(user);
+                changed.extend(user);
             }
         }
-        self.profiles.invalidate(&changed, seq);
+        self.profiles.invalidate(&changed, mark.seq);
         let rejected = results.iter().filter(|result| matches!(result, EventResult::Rejected { .. })).count();
         self.metrics.events(accepted, results.len() - accepted - rejected, rejected);
-        if accepted < results.len() - rejected || accepted == 0 {
-            // Duplicates were written before: the log's end holds them.
-            seq = seq.max(self.store.log_end().await?);
-        }
-        Ok(Written { results, seq })
+        Ok(Written { results, mark })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::UserKey;
+    use crate::events::log::StoreLog;
+    use crate::store::{Store, UserKey};
 
     struct Ground {
         _folder: tempfile::TempDir,
@@ -132,7 +127,8 @@ mod tests {
         let store = crate::store::open(&config, Arc::clone(&metrics)).await.unwrap();
         let profiles = Arc::new(Profiles::new(&config, Arc::clone(&store), Arc::clone(&metrics)));
         let clock = Clock::fixed(1_000_000);
-        let writer = EventWriter::new(&config, Arc::clone(&store), Arc::clone(&profiles), metrics, clock);
+        let log = Arc::new(StoreLog::new(Arc::clone(&store)));
+        let writer = EventWriter::new(&config, log, Arc::clone(&profiles), metrics, clock);
         Ground { _folder: folder, writer, profiles, store }
     }
 
@@ -154,15 +150,15 @@ mod tests {
         assert_eq!(written.results[0], EventResult::Accepted);
         assert!(matches!(&written.results[1], EventResult::Rejected { field, .. } if field == "item_id"));
         assert_eq!(written.results[2], EventResult::Duplicate);
-        assert_eq!(token::decode(&written.write_token()).unwrap(), 1);
+        assert_eq!(token::decode(&written.write_token()).unwrap(), Mark::from(1));
         let again = writer.write(vec![like("a", "ann", "i")]).await.unwrap();
         assert_eq!(
-            (again.results[0].clone(), again.seq),
-            (EventResult::Duplicate, 1),
+            (again.results[0].clone(), again.mark),
+            (EventResult::Duplicate, Mark::from(1)),
             "the token holds the first write"
         );
         let nothing = writer.write(vec![like("", "ann", "i")]).await.unwrap();
-        assert_eq!(nothing.seq, 1);
+        assert_eq!(nothing.mark, Mark::from(1));
     }
 
     #[tokio::test]
@@ -200,7 +196,7 @@ mod tests {
             .collect();
         for n in 0..50_u64 {
             let written = ground.writer.write(vec![like(&n.to_string(), "ann", "i")]).await.unwrap();
-            assert!(ground.profiles.get(&ann).await.unwrap().version >= written.seq);
+            assert!(ground.profiles.get(&ann).await.unwrap().version >= written.mark.seq);
         }
         for reader in readers {
             reader.await.unwrap();

@@ -9,6 +9,7 @@ pub mod client;
 mod convert;
 mod event;
 mod gate;
+pub(crate) mod logged;
 mod recommendation;
 mod shortcut;
 mod status;

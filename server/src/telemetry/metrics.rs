@@ -154,6 +154,17 @@ pub struct Metrics {
     pub items: Gauge,
     /// Slates that the slate log had no room for.
     pub slate_log_dropped: Counter,
+    /// Events that wait for the shared log's acknowledgement.
+    pub event_log_waiting: Gauge,
+    /// From the sending of a call's events to their acknowledgement by the shared log.
+    pub event_log_seconds: Histogram,
+    /// Records of the shared log's partitions of this process that are not in the store yet.
+    pub ingest_lag: Gauge,
+    ingest: Counters,
+    /// Time to write one batch of the shared log to the store, retries included.
+    pub ingest_batch_seconds: Histogram,
+    /// From the receipt of a batch's oldest event to its presence in the store.
+    pub ingest_delay_seconds: Histogram,
 }
 
 impl Default for Metrics {
@@ -203,6 +214,12 @@ impl Metrics {
             watermark: Gauge::default(),
             items: Gauge::default(),
             slate_log_dropped: Counter::default(),
+            event_log_waiting: Gauge::default(),
+            event_log_seconds: latencies(),
+            ingest_lag: Gauge::default(),
+            ingest: Counters::default(),
+            ingest_batch_seconds: latencies(),
+            ingest_delay_seconds: latencies(),
         };
         metrics.store_reads_up.set(1);
         metrics.register();
@@ -263,6 +280,12 @@ impl Metrics {
         r.register("watermark", "Log position of the world that answers", self.watermark.clone());
         r.register("items", "Items in the world that answers", self.items.clone());
         r.register("slate_log_dropped", "Slates that the slate log had no room for", self.slate_log_dropped.clone());
+        r.register("event_log_waiting", "Events that wait for an acknowledgement", self.event_log_waiting.clone());
+        r.register("event_log_seconds", "Time to an acknowledgement", self.event_log_seconds.clone());
+        r.register("ingest_lag", "Records that are not in the store yet", self.ingest_lag.clone());
+        r.register("ingest", "Records by outcome: ingested, duplicate, erased, dead", self.ingest.clone());
+        r.register("ingest_batch_seconds", "Time to write a batch to the store", self.ingest_batch_seconds.clone());
+        r.register("ingest_delay_seconds", "From receipt to the store", self.ingest_delay_seconds.clone());
     }
 
     /// One call ended.
@@ -333,6 +356,13 @@ impl Metrics {
             if count > 0 {
                 self.events.get_or_create(&Label::new(outcome)).inc_by(count as u64);
             }
+        }
+    }
+
+    /// So many records of the shared log were "ingested", a "duplicate", "erased" or "dead".
+    pub fn ingest(&self, outcome: &str, count: usize) {
+        if count > 0 {
+            self.ingest.get_or_create(&Label::new(outcome)).inc_by(count as u64);
         }
     }
 

@@ -5,16 +5,13 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use marquee_engine::event::EventKind;
 use marquee_engine::types::{Item, TimeMs};
-use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::moment::rfc3339_ms;
 use super::sink::{Place, Sink, What};
 use super::table::{Delimited, Row, Table};
-use crate::events::check::EventDraft;
-use crate::store::{KeyHash, User, UserKey};
+use crate::events::line::{EventLine, json_reason};
+use crate::store::{User, UserKey};
 
 /// A line longer than this is refused unread.
 const LINE_MAX_BYTES: usize = 1024 * 1024;
@@ -100,87 +97,6 @@ fn take_json(text: &str, what: What, place: Place<'_>, sink: &mut Sink) -> Resul
             Err(reason) => Ok(Err(reason)),
         },
     }
-}
-
-/// Without the column, so that equal mistakes count together.
-pub(super) fn json_reason(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    let text = text.split(" at line ").next().unwrap_or(&text);
-    format!("not as documented: {text}")
-}
-
-/// One line of events.jsonl; the same names are the columns of events.csv.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct EventLine {
-    id: String,
-    user_id: String,
-    anonymous_id: String,
-    session_id: String,
-    item_id: String,
-    r#type: String,
-    value: Option<f64>,
-    watched_seconds: Option<f64>,
-    time_ms: Option<i64>,
-    time: String,
-    surface: String,
-    slate_id: String,
-    position: Option<i64>,
-    query: String,
-}
-
-impl EventLine {
-    fn draft(self) -> Result<EventDraft, String> {
-        let time_ms = match (self.time_ms, self.time.as_str()) {
-            (Some(_), time) if !time.is_empty() => {
-                return Err("time: only one of time and time_ms may be given".to_owned());
-            }
-            (Some(time_ms), _) => i128::from(time_ms),
-            (None, "") => return Err("time_ms: one of time and time_ms is needed".to_owned()),
-            (None, time) => rfc3339_ms(time).ok_or("time: must be like 2024-05-01T18:30:00Z")?.into(),
-        };
-        let (kind, custom_type) = match EventKind::from_name(&self.r#type) {
-            EventKind::Custom(name) if !name.is_empty() && name != "custom" => ("custom".to_owned(), name),
-            _ => (self.r#type.clone(), String::new()),
-        };
-        let mut draft = EventDraft {
-            id: self.id,
-            user_id: self.user_id,
-            anonymous_id: self.anonymous_id,
-            session_id: self.session_id,
-            item_id: self.item_id,
-            kind,
-            custom_type,
-            value: self.value,
-            watched_seconds: self.watched_seconds,
-            time_ms: Some(time_ms),
-            surface: self.surface,
-            slate_id: self.slate_id,
-            position: self.position,
-            query: self.query,
-        };
-        if draft.id.is_empty() {
-            draft.id = derived_id(&draft);
-        }
-        Ok(draft)
-    }
-}
-
-/// A row without an id gets one from its content, so that a second import finds it known.
-fn derived_id(draft: &EventDraft) -> String {
-    let EventDraft { user_id, anonymous_id, item_id, kind, custom_type, time_ms, value, query, session_id, .. } = draft;
-    let content = serde_json::json!([
-        user_id,
-        anonymous_id,
-        item_id,
-        kind,
-        custom_type,
-        time_ms.map(|time| time.to_string()),
-        value,
-        query,
-        session_id
-    ]);
-    format!("row:{:?}", KeyHash::of(&content.to_string()))
 }
 
 fn rows(source: impl BufRead, what: What, file: &str, sink: &mut Sink) -> Result<()> {
@@ -316,6 +232,7 @@ fn event_of(row: &Row<'_>) -> Result<EventLine, String> {
         slate_id: text("slate_id"),
         position: number(row, "position")?,
         query: text("query"),
+        ..EventLine::default()
     })
 }
 
@@ -323,19 +240,5 @@ fn number<N: std::str::FromStr>(row: &Row<'_>, column: &str) -> Result<Option<N>
     match row.get(column) {
         "" => Ok(None),
         text => text.parse().map(Some).map_err(|_| format!("{column}: must be a number in its range")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_derived_id_depends_on_the_content_alone() {
-        let line = |json: &str| serde_json::from_str::<EventLine>(json).unwrap().draft().unwrap().id;
-        let one = line(r#"{"user_id":"a","item_id":"i","type":"like","time_ms":5}"#);
-        assert_eq!(one, line(r#"{"time_ms":5,"type":"like","item_id":"i","user_id":"a"}"#));
-        assert_ne!(one, line(r#"{"anonymous_id":"a","item_id":"i","type":"like","time_ms":5}"#));
-        assert_eq!(line(r#"{"id":"x","user_id":"a","item_id":"i","type":"like","time_ms":5}"#), "x");
     }
 }

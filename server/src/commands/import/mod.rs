@@ -6,7 +6,6 @@
 
 mod dat;
 mod marquee;
-mod moment;
 mod movielens;
 mod recbole;
 mod report;

@@ -162,7 +162,7 @@ fn metadata(path: &Path, sink: &mut Sink) -> Result<()> {
             }
             Err(error) => {
                 let place = Place { file: &file, line: index as u64 + 1 };
-                let reason = super::marquee::json_reason(&error);
+                let reason = crate::events::line::json_reason(&error);
                 sink.refuse(What::Item, place, &reason, None, String::from_utf8_lossy(&line).into_owned())?;
             }
         }

@@ -3,7 +3,7 @@
 use marquee_engine::types::TimeMs;
 
 /// Milliseconds of "2024-05-01T18:30:00.250+02:00"; a space may stand for the T. `None` for anything else.
-pub(super) fn rfc3339_ms(text: &str) -> Option<TimeMs> {
+pub fn rfc3339_ms(text: &str) -> Option<TimeMs> {
     let digits = |range: std::ops::Range<usize>| {
         let part = text.get(range)?;
         part.bytes().all(|byte| byte.is_ascii_digit()).then(|| part.parse::<i64>().ok())?

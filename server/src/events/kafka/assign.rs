@@ -1,0 +1,86 @@
+//! Which partitions are ours, and from where they are read: the store's own position if it has one, else the group's,
+//! else the beginning.
+//!
+//! The store is asked first, because it noted its position in the transaction that took the events: after a crash, or a
+//! restored backup, it is exactly as far as it says.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::KafkaError;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::types::RDKafkaRespErr;
+
+use super::client::{Plain, Voice};
+use super::ingest::Retry;
+use crate::store::{Ingested, Store};
+
+/// Next offset of each partition that is ours; `None` until the first record of one that the store does not know.
+pub(super) type Positions = BTreeMap<i32, Option<i64>>;
+
+/// The consumer's context. Its calls run on the thread that polls.
+pub(super) struct Assigned {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) topic: String,
+    pub(super) retry: Retry,
+    pub(super) voice: Voice,
+    pub(super) positions: Mutex<Positions>,
+}
+
+impl Assigned {
+    pub(super) fn positions(&self) -> MutexGuard<'_, Positions> {
+        self.positions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self, consumer: &BaseConsumer<Assigned>, partitions: &mut TopicPartitionList) {
+        let read = || async { self.store.ingested(&self.topic).await };
+        // `None`: the process stops; nothing is ours.
+        let Some(known) = self.retry.until_done("reading how far the event log was taken over", read) else {
+            self.drop_all(consumer);
+            return;
+        };
+        let ours: Vec<i32> = partitions.elements_for_topic(&self.topic).iter().map(|part| part.partition()).collect();
+        let next = |partition| known.iter().find(|at: &&Ingested| at.partition == partition).map(|at| at.next);
+        for &partition in &ours {
+            if let Some(next) = next(partition)
+                && let Err(error) = partitions.set_partition_offset(&self.topic, partition, Offset::Offset(next))
+            {
+                tracing::error!(error = %Plain(&error), partition, "a position of the event log is not taken");
+            }
+        }
+        *self.positions() = ours.iter().map(|&partition| (partition, next(partition))).collect();
+        match consumer.assign(partitions) {
+            Ok(()) => tracing::info!(partitions = ?ours, "taking over these partitions of the event log"),
+            Err(error) => tracing::error!(error = %Plain(&error), "partitions of the event log are not taken"),
+        }
+    }
+
+    fn drop_all(&self, consumer: &BaseConsumer<Assigned>) {
+        self.positions().clear();
+        if let Err(error) = consumer.unassign() {
+            tracing::debug!(error = %Plain(&error), "partitions of the event log are not given back");
+        }
+    }
+}
+
+impl ClientContext for Assigned {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.voice.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.voice.error(error, reason);
+    }
+}
+
+impl ConsumerContext for Assigned {
+    fn rebalance(&self, consumer: &BaseConsumer<Assigned>, what: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
+        match what {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => self.take(consumer, partitions),
+            _ => self.drop_all(consumer),
+        }
+    }
+}

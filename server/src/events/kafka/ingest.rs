@@ -1,0 +1,345 @@
+//! Takes the log over into the store: one thread, batch by batch, in the order of each partition.
+//!
+//! An offset moves only after the store has the events and the dead-letter topic the rest. While the store is down
+//! nothing is read: what waits here is one batch and librdkafka's bounded queue, the rest stays in Kafka. A process that
+//! cannot write for `events.ingest_failover_ms` loses its partitions to others.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::Message;
+use rdkafka::producer::Producer as _;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use super::assign::Assigned;
+use super::batch::{Batch, Dead};
+use super::client::{self, Plain, Voice};
+use super::landed::Landed;
+use super::producer::Producer;
+use super::settings::{Settings, bad};
+use crate::clock::Clock;
+use crate::error::{Error, Result};
+use crate::rpc::logged;
+use crate::store::{Outcome, Received, Store};
+use crate::telemetry::Metrics;
+
+/// The stop signal is looked at this often while nothing comes.
+const IDLE_POLL: Duration = Duration::from_millis(100);
+/// Between two looks at how far the log is ahead.
+const LAG_EVERY: Duration = Duration::from_secs(1);
+/// For one such look at one partition.
+const LAG_WAIT: Duration = Duration::from_millis(250);
+/// Between a failure and the next attempt: doubled from the first to the second, less up to half by chance.
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(2);
+/// Offsets of the group, for those who look at the group from outside, and for a store that is empty.
+const COMMIT_EVERY_MS: u64 = 1_000;
+/// Heartbeats in one session timeout.
+const HEARTBEATS: u64 = 6;
+/// A broker holds an empty fetch for so long; data that comes is sent at once.
+const FETCH_WAIT_MS: u64 = 100;
+
+/// What the thread works with.
+pub(super) struct Parts {
+    pub(super) settings: Arc<Settings>,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) clock: Clock,
+    pub(super) producer: Arc<Producer>,
+    pub(super) landed: Arc<Landed>,
+}
+
+/// The running thread. Dropping it tells it to stop.
+pub(super) struct Ingest {
+    stop: watch::Sender<bool>,
+    thread: JoinHandle<()>,
+}
+
+impl Ingest {
+    /// Joins the group and starts. Needs a Tokio runtime around it.
+    pub(super) fn start(parts: Parts) -> Result<Ingest> {
+        let (stop, stopping) = watch::channel(false);
+        let retry = Retry { runtime: Handle::current(), stopping };
+        let context = Assigned {
+            store: parts.store.clone(),
+            topic: parts.settings.topic.clone(),
+            retry: retry.clone(),
+            voice: Voice::default(),
+            positions: Mutex::default(),
+        };
+        let consumer = consumer(&parts.settings, context)?;
+        let work = Work { parts, retry, consumer };
+        let thread = std::thread::Builder::new()
+            .name("events-ingest".to_owned())
+            .spawn(move || work.run())
+            .map_err(|error| Error::internal("starting the thread that takes events over", error))?;
+        Ok(Ingest { stop, thread })
+    }
+
+    /// Ends after what it is writing, leaves the group, and is waited for at most so long.
+    pub(super) async fn stop(self, within: Duration) {
+        self.stop.send_replace(true);
+        let joined = tokio::task::spawn_blocking(move || self.thread.join());
+        match tokio::time::timeout(within, joined).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(_) => tracing::error!("the thread that takes events over has panicked"),
+            Err(_) => tracing::warn!("the thread that takes events over did not end in time"),
+        }
+    }
+}
+
+fn consumer(settings: &Settings, context: Assigned) -> Result<BaseConsumer<Assigned>> {
+    let events = &settings.events;
+    let queue_kib = (events.ingest_queue_max_bytes / 1024).max(1);
+    let consumer: BaseConsumer<Assigned> = client::base(settings)
+        .set("group.id", &settings.group)
+        .set("allow.auto.create.topics", "false")
+        .set("auto.offset.reset", "earliest")
+        .set("enable.auto.offset.store", "false")
+        .set("enable.auto.commit", "true")
+        .set("auto.commit.interval.ms", COMMIT_EVERY_MS.to_string())
+        .set("isolation.level", "read_committed")
+        .set("partition.assignment.strategy", "range")
+        .set("session.timeout.ms", events.session_timeout_ms.to_string())
+        .set("heartbeat.interval.ms", (events.session_timeout_ms / HEARTBEATS).to_string())
+        .set("max.poll.interval.ms", events.ingest_failover_ms.to_string())
+        .set("fetch.wait.max.ms", FETCH_WAIT_MS.to_string())
+        .set("queued.max.messages.kbytes", queue_kib.to_string())
+        .set("fetch.max.bytes", events.ingest_queue_max_bytes.to_string())
+        .set("message.max.bytes", (1024 * 1024).to_string())
+        .create_with_context(context)
+        .map_err(|error| bad(client::not_made(&error)))?;
+    let topic = settings.topic.as_str();
+    consumer.subscribe(&[topic]).map_err(|error| bad(format!("topic {topic} cannot be read: {}", Plain(&error))))?;
+    Ok(consumer)
+}
+
+/// Runs a future on the runtime until it works or the process stops.
+#[derive(Clone)]
+pub(super) struct Retry {
+    runtime: Handle,
+    stopping: watch::Receiver<bool>,
+}
+
+impl Retry {
+    fn is_stopping(&self) -> bool {
+        // The sender is gone when the log was dropped.
+        *self.stopping.borrow() || self.stopping.has_changed().is_err()
+    }
+
+    /// `None` when it stops. Not for tasks of the runtime: it blocks.
+    pub(super) fn until_done<T, F: Future<Output = Result<T>>>(
+        &self,
+        doing: &str,
+        attempt: impl Fn() -> F,
+    ) -> Option<T> {
+        self.until(doing, attempt, |_| true).map(|done| done.expect("only what may be tried again is an error here"))
+    }
+
+    /// The same, but for errors that another attempt does not cure.
+    fn until<T, F: Future<Output = Result<T>>>(
+        &self,
+        doing: &str,
+        attempt: impl Fn() -> F,
+        may_pass: impl Fn(&Error) -> bool,
+    ) -> Option<Result<T>> {
+        let (mut wait, mut stopping) = (RETRY_FIRST, self.stopping.clone());
+        loop {
+            let tried = async {
+                tokio::select! {
+                    outcome = attempt() => Some(outcome),
+                    _ = stopping.wait_for(|stopping| *stopping) => None,
+                }
+            };
+            let error = match self.runtime.block_on(tried)? {
+                Err(error) if may_pass(&error) => error,
+                outcome => return Some(outcome),
+            };
+            if wait == RETRY_FIRST {
+                tracing::warn!(error = error.detail(), "{doing} failed and is tried until it works");
+            } else {
+                tracing::debug!(error = error.detail(), "{doing} failed again");
+            }
+            let less = RandomState::new().hash_one(0) as u32 % 50;
+            let pause =
+                async { tokio::time::timeout(wait * (100 - less) / 100, stopping.wait_for(|stop| *stop)).await };
+            if self.runtime.block_on(pause).is_ok() {
+                return None;
+            }
+            wait = (wait * 2).min(RETRY_MAX);
+        }
+    }
+}
+
+/// The thread's own.
+struct Work {
+    parts: Parts,
+    retry: Retry,
+    consumer: BaseConsumer<Assigned>,
+}
+
+impl Work {
+    fn run(self) {
+        let mut looked = Instant::now();
+        let mut is_failing = false;
+        while !self.retry.is_stopping() {
+            let batch = self.collect(&mut is_failing);
+            if !batch.is_empty() && self.take_over(batch).is_none() {
+                break;
+            }
+            if looked.elapsed() >= LAG_EVERY {
+                self.look();
+                looked = Instant::now();
+            }
+        }
+        // Leaves the group; offsets that were stored are committed.
+        drop(self.consumer);
+    }
+
+    /// What there is, at most one batch; waits for the first record, and a little for others.
+    fn collect(&self, is_failing: &mut bool) -> Batch {
+        let events = &self.parts.settings.events;
+        let mut batch = Batch::default();
+        let mut wait = IDLE_POLL;
+        let mut until = None;
+        while !batch.is_full(events.ingest_batch_max_events) {
+            match self.consumer.poll(wait) {
+                None => break,
+                Some(Ok(message)) => {
+                    self.notice_gap(message.partition(), message.offset());
+                    batch.add(&message, self.parts.clock.now_ms(), &self.parts.settings.limits);
+                    *is_failing = false;
+                }
+                Some(Err(error)) => {
+                    if !std::mem::replace(is_failing, true) {
+                        tracing::warn!(error = %Plain(&error), "the event log cannot be read; it is tried again");
+                    }
+                }
+            }
+            let until = *until.get_or_insert_with(|| Instant::now() + Duration::from_millis(events.ingest_wait_ms));
+            wait = until.saturating_duration_since(Instant::now());
+        }
+        batch
+    }
+
+    /// Records that are gone before they were taken over are an operator's business: retention was too short.
+    fn notice_gap(&self, partition: i32, offset: i64) {
+        let mut positions = self.consumer.context().positions();
+        if let Some(next) = positions.get_mut(&partition) {
+            match *next {
+                Some(expected) if offset > expected + 1 => tracing::error!(
+                    partition,
+                    expected,
+                    offset,
+                    "records of the event log are gone before they were taken over: is its retention too short?"
+                ),
+                Some(expected) if offset < expected => tracing::error!(
+                    partition,
+                    expected,
+                    offset,
+                    "the event log is shorter than what was taken over: was its topic made anew? Give it another name"
+                ),
+                _ => {}
+            }
+            *next = Some(offset + 1);
+        }
+    }
+
+    /// Dead letters first, then the store, then the group's offsets. `None` when the process stops.
+    fn take_over(&self, mut batch: Batch) -> Option<()> {
+        let Parts { settings, metrics, clock, landed, .. } = &self.parts;
+        let started = Instant::now();
+        batch.dead.drain(..).try_for_each(|dead| self.bury(dead))?;
+        let outcomes = self.write(&mut batch)?;
+        let count = |wanted: fn(&Outcome) -> bool| outcomes.iter().filter(|outcome| wanted(outcome)).count();
+        metrics.ingest("ingested", count(|outcome| matches!(outcome, Outcome::Accepted { .. })));
+        metrics.ingest("duplicate", count(|outcome| matches!(outcome, Outcome::Duplicate)));
+        metrics.ingest("erased", count(|outcome| matches!(outcome, Outcome::Erased)));
+        metrics.ingest_batch_seconds.observe(started.elapsed().as_secs_f64());
+        if let Some(oldest_ms) = batch.oldest_ms() {
+            metrics.ingest_delay_seconds.observe((clock.now_ms() - oldest_ms).max(0) as f64 / 1_000.0);
+        }
+        landed.nudge();
+        for (&partition, &next) in &batch.next {
+            // Fails for a partition that went to another process meanwhile: that one has its own position.
+            if let Err(error) = self.consumer.store_offset(&settings.topic, partition, next - 1) {
+                tracing::debug!(error = %Plain(&error), partition, "an offset is not stored");
+            }
+        }
+        Some(())
+    }
+
+    fn write(&self, batch: &mut Batch) -> Option<Vec<Outcome>> {
+        let (store, topic) = (&self.parts.store, &self.parts.settings.topic);
+        let positions = batch.positions(topic);
+        let all = || store.append_ingested(batch.events.clone(), positions.clone());
+        match self.retry.until(WRITING, all, may_pass)? {
+            Ok(outcomes) => Some(outcomes),
+            Err(error) => {
+                tracing::warn!(error = error.detail(), "the store refuses a batch; its events are written one by one");
+                let events = std::mem::take(&mut batch.events);
+                let places = std::mem::take(&mut batch.places);
+                let mut outcomes = Vec::with_capacity(events.len());
+                for (received, place) in events.into_iter().zip(places) {
+                    match self.write_one(&received)? {
+                        Ok(outcome) => outcomes.extend(outcome),
+                        Err(error) => {
+                            let key = received.event.user.as_str().as_bytes().to_vec();
+                            let reason = format!("the store refuses it: {error}");
+                            self.bury(Dead::new(place, reason, &key, &logged::encode(received)))?;
+                        }
+                    }
+                }
+                let last = || store.append_ingested(Vec::new(), positions.clone());
+                self.retry.until_done(WRITING, last)?;
+                Some(outcomes)
+            }
+        }
+    }
+
+    fn write_one(&self, received: &Received) -> Option<Result<Vec<Outcome>>> {
+        let one = || self.parts.store.append_ingested(vec![received.clone()], Vec::new());
+        self.retry.until(WRITING, one, may_pass)
+    }
+
+    /// Into the dead-letter topic, acknowledged.
+    fn bury(&self, dead: Dead) -> Option<()> {
+        let Parts { settings, producer, metrics, .. } = &self.parts;
+        let send = || producer.send_one(&settings.dead_topic, &dead.record, dead.headers(&settings.topic));
+        self.retry.until_done("writing to the dead-letter topic", send)?;
+        metrics.ingest("dead", 1);
+        tracing::warn!(
+            partition = dead.place.partition,
+            offset = dead.place.offset,
+            topic = settings.dead_topic,
+            "a record of the event log cannot be taken; it is in the dead-letter topic with the reason"
+        );
+        Some(())
+    }
+
+    /// How far the log is ahead of the store, over the partitions of this process.
+    fn look(&self) {
+        let Some(client) = self.parts.producer.client() else { return };
+        let positions = self.consumer.context().positions().clone();
+        let mut lag = 0;
+        for (partition, next) in positions {
+            match client.client().fetch_watermarks(&self.parts.settings.topic, partition, LAG_WAIT) {
+                Ok((low, high)) => lag += (high - next.unwrap_or(low).max(low)).max(0),
+                // The last known value stays.
+                Err(_) => return,
+            }
+        }
+        self.parts.metrics.ingest_lag.set(lag);
+    }
+}
+
+const WRITING: &str = "writing events of the event log to the store";
+
+/// A store that is down comes back; an event that it refuses stays refused.
+fn may_pass(error: &Error) -> bool {
+    !matches!(error, Error::InvalidArgument { .. } | Error::FailedPrecondition(_) | Error::NotFound(_))
+}
