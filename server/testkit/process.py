@@ -7,7 +7,7 @@ somebody else meanwhile is never hit.
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import functools
 import os
 import pwd
 import random
@@ -30,7 +30,6 @@ PORTS = range(20_000, 32_000)
 START_S_MAX = 60.0
 STOP_S_MAX = 8.0
 KILL_S_MAX = 10.0
-DIES_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux
 
 
 class Unready(Exception):
@@ -131,8 +130,12 @@ def wait_until(holds: Callable[[], bool], what: str, seconds: float = START_S_MA
         time.sleep(0.05)
 
 
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(DIES_WITH_PARENT, signal.SIGKILL)
+@functools.cache
+def _tied() -> list[str]:
+    """What before a command makes it die with the thread that started it; nothing where the system cannot do that."""
+    words = ["setpriv", "--pdeathsig", "KILL"]
+    can = shutil.which("setpriv") and subprocess.run([*words, "true"], capture_output=True, check=False).returncode == 0
+    return words if can else []
 
 
 class Server(ABC):
@@ -173,16 +176,14 @@ class Server(ABC):
     def spawn(self) -> Mark:
         """Starts the process and does not wait for it. In the main thread: one that dies takes its children along."""
         log = self.folder / f"{self.name}.log"
-        tied = sys.platform == "linux" and not self.outlives
         with log.open("ab") as file:
             self._process = subprocess.Popen(
-                self.words(),
+                [*([] if self.outlives else _tied()), *self.words()],
                 cwd=self.elsewhere or self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
                 start_new_session=True,
-                preexec_fn=_die_with_parent if tied else None,
                 **_as(self.account),
             )
         pid = self._process.pid

@@ -190,6 +190,8 @@ class Proxy:
         self._links.add(link)
         try:
             await self._relay(link, reader, writer)
+        except asyncio.CancelledError:
+            pass  # that is how a reset ends it
         finally:
             if link.broken:
                 link.reset()
