@@ -1,6 +1,9 @@
 use marquee_engine::event::EventKind;
 
+use bytes::Bytes;
+
 use super::*;
+use crate::cache::{self, Wanted};
 use crate::store::Event;
 
 struct Ground {
@@ -129,8 +132,8 @@ impl Pair {
     }
 }
 
-fn items(sought: &Sought) -> Vec<&str> {
-    sought.profile.events.iter().map(|event| &*event.item).collect()
+fn items(sought: &Sought) -> Vec<String> {
+    sought.profile.profile().unwrap().events.iter().map(|event| event.item.to_string()).collect()
 }
 
 #[tokio::test]
@@ -146,9 +149,9 @@ async fn what_another_process_read_needs_no_store() {
     pair.ground.store.close().await;
     for key in [&visitor, &ann, &visitor] {
         let sought = pair.processes[1].seek(key, None, None).await;
-        assert_eq!((items(&sought), sought.standing), (vec!["i", "j"], Standing::Fresh));
+        assert_eq!((items(&sought), sought.standing), (vec!["i".to_owned(), "j".to_owned()], Standing::Fresh));
         // NaN is no number's equal.
-        assert_eq!(format!("{:?}", sought.profile), format!("{:?}", first.profile));
+        assert_eq!(format!("{:?}", sought.profile.profile()), format!("{:?}", first.profile.profile()));
         assert!(sought.unsaved.is_empty() && !sought.is_cache_down);
     }
 }
@@ -170,10 +173,10 @@ async fn without_the_store_an_older_profile_is_told_to_be_one_and_an_erased_one_
         process.observe(&rows);
         // From this process's memory in the one, from Redis in the other.
         let sought = process.seek(&ann, None, None).await;
-        assert_eq!((items(&sought), sought.standing), (vec!["i"], Standing::Stale));
+        assert_eq!((items(&sought), sought.standing), (vec!["i".to_owned()], Standing::Stale));
         let sought = process.seek(&ben, None, None).await;
         assert_eq!((items(&sought), sought.standing), (vec![], Standing::Missing));
-        assert_eq!(sought.profile.user.as_deref(), Some("u:ben"));
+        assert_eq!(sought.profile.profile().unwrap().user.as_deref(), Some("u:ben"));
         process.observe(&erasure);
         let sought = process.seek(&ann, None, None).await;
         assert_eq!(sought.standing, Standing::Missing, "it may be what was erased");
@@ -192,15 +195,60 @@ async fn an_acknowledged_write_is_read_whatever_redis_holds() {
         let event = Event::new(&n.to_string(), ann.clone(), EventKind::Like, Some("i"), n as i64);
         pair.ground.store.append_events(vec![event], 1).await.unwrap();
         writer.invalidate([&ann], n as Seq + 1);
-        assert_eq!(writer.seek(&ann, None, None).await.profile.events.len(), n + 1, "its own");
+        assert_eq!(writer.seek(&ann, None, None).await.profile.profile().unwrap().events.len(), n + 1, "its own");
         // What was read before comes to Redis late.
         for (owner, bytes) in old.unsaved {
             pair.caches[0].write(&owner, Some(bytes), None);
         }
         pair.follow().await;
         let read = reader.seek(&ann, None, None).await;
-        assert_eq!((read.profile.events.len(), read.standing), (n + 1, Standing::Fresh), "the other's");
+        assert_eq!(
+            (read.profile.profile().unwrap().events.len(), read.standing),
+            (n + 1, Standing::Fresh),
+            "the other's"
+        );
     }
+}
+
+/// Whoever asks with a slate at hand gets the profile unread; should it be no profile, the next one asks the store.
+#[tokio::test]
+async fn a_slate_of_the_same_version_needs_the_head_of_a_profile_alone() {
+    let pair = pair().await;
+    let (ann, process) = (UserKey::user("ann"), &pair.processes[1]);
+    pair.ground.like("1", &ann, "i").await;
+    pair.follow().await;
+    let (_, bytes) = pair.publish(&ann).await.unsaved.remove(0);
+    let key = cache::Key::new(ann.as_str(), &[b"q"]);
+    let question = pair.caches[0].question(&key);
+    let told = crate::answer::Told { variant: Bytes::new(), bundle_version: Bytes::new() };
+    let slate = |profile| cache::Entry {
+        state: cache::State { profile, item_changes: 0 },
+        as_of: 1,
+        old_from_ms: 1,
+        expires_ms: 2,
+        body: Bytes::new(),
+        ranked_id: "r".into(),
+        told: told.clone(),
+    };
+    let write = async |profile: Bytes, version| {
+        let wanted = Wanted { question, profile: true, deadline: None };
+        pair.caches[0].write(&ann, Some(profile.clone()), Some((question.unwrap(), &slate(version))));
+        while pair.caches[1].read(&ann, wanted).await.slate.map(|slate| slate.state.profile) != Some(version) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let cut = bytes.slice(..bytes.len() - 1);
+    write(cut.clone(), 7).await;
+    let sought = process.seek(&ann, question, None).await;
+    assert_eq!((items(&sought), sought.unsaved.len()), (vec!["i".to_owned()], 1), "the store's");
+    process.invalidate([&ann], 0);
+    write(cut, 1).await;
+    let sought = process.seek(&ann, question, None).await;
+    assert_eq!((sought.profile.version(), sought.unsaved.len()), (1, 0), "only the head was read");
+    assert!(sought.profile.profile().is_none());
+    write(bytes, 1).await;
+    let sought = process.seek(&ann, question, None).await;
+    assert_eq!((items(&sought), sought.unsaved.len()), (vec!["i".to_owned()], 0));
 }
 
 #[tokio::test]
@@ -215,5 +263,9 @@ async fn a_profile_that_other_rules_made_is_not_taken() {
     let other = Profiles::new(&config, pair.ground.store.clone(), pair.metrics.clone()).over(pair.caches[1].clone());
     other.begin(0);
     let sought = other.seek(&ann, None, None).await;
-    assert_eq!((items(&sought), sought.unsaved.len()), (vec!["i"], 1), "it is read from the store and written again");
+    assert_eq!(
+        (items(&sought), sought.unsaved.len()),
+        (vec!["i".to_owned()], 1),
+        "it is read from the store and written again"
+    );
 }
