@@ -10,4 +10,7 @@ mod harness;
 mod lifecycle;
 mod overload;
 mod pages;
+#[path = "../../src/testkit/redis.rs"]
+mod redis;
+mod shared;
 mod tour;
