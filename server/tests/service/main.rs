@@ -7,6 +7,7 @@ mod bad_input;
 mod bundles;
 mod events;
 mod harness;
+mod kafka;
 mod lifecycle;
 mod overload;
 mod pages;
