@@ -36,7 +36,7 @@ impl House {
     }
 
     async fn store(&self) -> Arc<dyn Store> {
-        crate::store::open(&self.config.store, Arc::new(Metrics::new())).await.unwrap()
+        crate::store::open(&self.config, Arc::new(Metrics::new())).await.unwrap()
     }
 
     /// A process that takes over, or not, and its metrics.

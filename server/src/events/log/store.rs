@@ -61,10 +61,8 @@ mod tests {
 
     async fn ground() -> (tempfile::TempDir, conformance::Ground) {
         let folder = tempfile::tempdir().unwrap();
-        let config = crate::config::Store {
-            url: format!("sqlite://{}/store.db", folder.path().display()).into(),
-            ..Default::default()
-        };
+        let mut config = crate::config::Config::default();
+        config.store.url = format!("sqlite://{}/store.db", folder.path().display()).into();
         let store = crate::store::open(&config, Arc::new(Metrics::new())).await.unwrap();
         (folder, conformance::Ground { log: Arc::new(StoreLog::new(store.clone())), store })
     }
