@@ -92,6 +92,11 @@ bench-memory: models/.venv/stamp ## Start-up and resident memory of several size
 bench-index: ## Our index beside hnswlib and usearch, same vectors, one run; SIZE=1000000 takes many minutes
 	@bash loadtest/peers/index/run.sh $(or $(SIZE),100000)
 
+.PHONY: bench-ranker
+bench-ranker: models/.venv/stamp ## Our ranker beside onnxruntime on the same models and rows: trees and dense networks, one thread each
+	cargo build --release --workspace --bins --examples
+	PYTHONPATH=models $(PYTHON) loadtest/peers/ranker/bench.py --ours "$(abspath $(TARGET))/release/examples/ranker_peer"
+
 .PHONY: bench-recall
 bench-recall: ## Recall and time of graphs at full size, from hnsw_rs and from our own builder (takes minutes)
 	MARQUEE_FULL_SIZE=1 cargo test --workspace --lib index::tests::recall -- --nocapture --test-threads 1

@@ -231,10 +231,11 @@ impl Desk {
     pub async fn answer_anew(&self, ask: Ask) -> Result<Answer> {
         let terms = self.terms(&ask).await?;
         let mut far = self.look_far(&ask, terms).await?;
-        far.situation.terms.degraded.extend(far.outage.take());
-        let unsaved = std::mem::take(&mut far.unsaved);
-        let (answer, record) = self.rank(&ask, far.situation, CacheStatus::Bypass).await?;
-        self.save(unsaved);
+        let profile = self.unpack(&ask, &mut far)?;
+        far.terms.degraded.extend(far.outage);
+        let situation = Situation { serving: far.serving, profile, terms: far.terms };
+        let (answer, record) = self.rank(&ask, situation, CacheStatus::Bypass).await?;
+        self.save(far.unsaved);
         self.slate_log.put(record);
         Ok(answer)
     }

@@ -4,8 +4,11 @@
 //! handed to its reader, who asked before the acknowledgement, but not kept. What Redis holds is used only if this
 //! process can prove from the log that it is up to date ([`recent`]). Without the store a reader gets what there is, and
 //! is told how good that is ([`Standing`]).
+//! `seek` is the way through all three.
 
+mod held;
 mod recent;
+mod seek;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -13,22 +16,23 @@ mod value;
 use std::collections::HashSet;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use bytes::Bytes;
 use lru::LruCache;
 use marquee_engine::event::EventPolicy;
 use marquee_engine::profile::{ProfileLimits, build};
 use marquee_engine::types::{Profile, Seq, id_hash};
 
 use crate::breaker::Breaker;
-use crate::cache::{self, Cache, Question, Wanted};
+use crate::cache::Cache;
 use crate::config::Config;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::events::{kinds_outside_profiles, profile_event};
 use crate::store::{KeyHash, LogRow, Store, StoredEntry, UserKey};
 use crate::telemetry::Metrics;
+pub use held::Held;
 use recent::Recent;
+pub use seek::Sought;
 
 /// Locks are taken for a lookup only; this many keep threads out of each other's way.
 const SHARDS: usize = 16;
@@ -57,9 +61,9 @@ struct Shard {
 
 #[derive(Clone)]
 enum Kept {
-    Profile(Arc<Profile>),
+    Profile(Arc<Held>),
     /// Something was written since: better than nothing when the store is down.
-    Outdated(Arc<Profile>),
+    Outdated(Arc<Held>),
     /// A merged visitor: the profile is that user's.
     MergedInto(UserKey),
 }
@@ -75,35 +79,13 @@ pub enum Standing {
     Missing,
 }
 
-/// A profile and what came with it.
-#[derive(Debug)]
-pub struct Sought {
-    /// The profile.
-    pub profile: Arc<Profile>,
-    /// How good it is.
-    pub standing: Standing,
-    /// What Redis lacks, by key, for [`Cache::write`].
-    pub unsaved: Vec<(UserKey, Bytes)>,
-    /// Redis's answer to the question that was asked along, of whatever state and age.
-    pub slate: Option<cache::Entry>,
-    /// Redis could not be asked.
-    pub is_cache_down: bool,
-}
-
 /// What this process has of someone.
 struct Near {
     /// The user, or the one that the visitor was merged into, as far as it is known here.
     owner: UserKey,
     generation: u64,
-    profile: Option<Arc<Profile>>,
-    outdated: Option<Arc<Profile>>,
-}
-
-/// What a copy from Redis is good for.
-enum Judged {
-    Fresh(Profile),
-    Merged(UserKey),
-    Unproven(Profile),
+    profile: Option<Arc<Held>>,
+    outdated: Option<Arc<Held>>,
 }
 
 impl Profiles {
@@ -148,69 +130,18 @@ impl Profiles {
     pub async fn get(&self, key: &UserKey) -> Result<Arc<Profile>> {
         let near = self.look(key);
         self.metrics.profile(near.profile.is_some());
-        match near.profile {
-            Some(profile) => Ok(profile),
-            None => Ok(self.read(&near.owner, near.generation).await?.1),
+        if let Some(profile) = near.profile.as_ref().and_then(|held| held.profile()) {
+            return Ok(profile);
         }
+        let (owner, profile) = self.as_of(&near.owner, None).await?;
+        let profile = Arc::new(profile);
+        self.hold(&near, &owner, profile.clone());
+        Ok(profile)
     }
 
     /// The same, if this process has it. Never waits.
-    pub fn near(&self, key: &UserKey) -> Option<Arc<Profile>> {
+    pub fn near(&self, key: &UserKey) -> Option<Arc<Held>> {
         self.look(key).profile
-    }
-
-    /// The best profile there is until `deadline`, from this process, Redis or the store, and Redis's answer to
-    /// `question` with it.
-    pub async fn seek(&self, key: &UserKey, question: Option<Question>, deadline: Option<Instant>) -> Sought {
-        let mut sought = Sought {
-            profile: Arc::default(),
-            standing: Standing::Fresh,
-            unsaved: Vec::new(),
-            slate: None,
-            is_cache_down: false,
-        };
-        let mut near = self.look(key);
-        self.metrics.profile(near.profile.is_some());
-        let mut outdated = near.outdated.take();
-        // A visitor's slates are under the visitor's key, the profile may be under the user's.
-        let wanted = Wanted { question, profile: near.profile.is_none() && near.owner == *key, deadline };
-        let mut copy = self.fetch(key, wanted, &mut sought).await;
-        let mut is_fetched = wanted.profile;
-        // A visitor, then the user: a user is never merged on.
-        for _ in 0..2 {
-            if let Some(profile) = near.profile {
-                return Sought { profile, ..sought };
-            }
-            if !is_fetched {
-                let wanted = Wanted { question: None, profile: true, deadline };
-                copy = self.fetch(&near.owner, wanted, &mut sought).await;
-            }
-            match copy.take().and_then(|bytes| self.judge(&near.owner, &bytes)) {
-                Some(Judged::Fresh(profile)) => {
-                    let profile = Arc::new(profile);
-                    self.keep(&near.owner, Kept::Profile(profile.clone()), near.generation);
-                    return Sought { profile, ..sought };
-                }
-                Some(Judged::Merged(user)) => {
-                    self.keep(&near.owner, Kept::MergedInto(user.clone()), near.generation);
-                    near = self.look(&user);
-                    outdated = near.outdated.take().or(outdated);
-                    is_fetched = false;
-                    continue;
-                }
-                Some(Judged::Unproven(profile)) if outdated.as_ref().is_none_or(|o| o.version < profile.version) => {
-                    outdated = Some(Arc::new(profile));
-                }
-                Some(Judged::Unproven(_)) | None => {}
-            }
-            break;
-        }
-        if let Some((profile, unsaved)) = self.read_in_time(&near, deadline).await {
-            return Sought { profile, unsaved, ..sought };
-        }
-        let standing = if outdated.is_some() { Standing::Stale } else { Standing::Missing };
-        let empty = || Arc::new(Profile { user: Some(near.owner.as_arc()), ..Profile::default() });
-        Sought { profile: outdated.unwrap_or_else(empty), standing, ..sought }
     }
 
     /// The profile as the log stood at `up_to`; not cached. For replays.
@@ -242,8 +173,8 @@ impl Profiles {
             let mut shard = self.shard(key);
             if let Some(kept) = shard.kept.pop(key) {
                 // Merged or not, it is what is known of them without the store.
-                if let Kept::Profile(profile) | Kept::Outdated(profile) = kept {
-                    shard.kept.put(key.clone(), Kept::Outdated(profile));
+                if let Kept::Profile(held) | Kept::Outdated(held) = kept {
+                    shard.kept.put(key.clone(), Kept::Outdated(held));
                 }
             }
             shard.generation += 1;
@@ -283,7 +214,7 @@ impl Profiles {
 
     fn outdated(&self, key: &UserKey, seq: Seq, stale: &mut Vec<UserKey>) {
         self.recent.mark(key, seq);
-        let holds_it = |kept: &Kept| matches!(kept, Kept::Profile(profile) if profile.version >= seq);
+        let holds_it = |kept: &Kept| matches!(kept, Kept::Profile(held) if held.version() >= seq);
         if !self.shard(key).kept.peek(key).is_some_and(holds_it) {
             stale.push(key.clone());
         }
@@ -317,9 +248,9 @@ impl Profiles {
                     owner = user;
                     continue;
                 }
-                Some(Kept::Profile(profile)) => (Some(profile.clone()), None),
-                Some(Kept::Outdated(profile)) => (None, Some(profile.clone())),
-                None => (None, None),
+                Some(Kept::Profile(held)) if !held.is_broken() => (Some(held.clone()), None),
+                Some(Kept::Outdated(held)) => (None, Some(held.clone())),
+                Some(Kept::Profile(_)) | None => (None, None),
             };
             drop(shard);
             return Near { owner, generation, profile, outdated };
@@ -336,88 +267,13 @@ impl Profiles {
         }
     }
 
-    /// Gives Redis's copy of the profile; what else it has goes where it belongs.
-    async fn fetch(&self, key: &UserKey, wanted: Wanted, sought: &mut Sought) -> Option<Bytes> {
-        let reading = self.cache.as_ref()?.read(key, wanted).await;
-        sought.is_cache_down |= reading.is_down;
-        sought.slate = reading.slate.or(sought.slate.take());
-        if !reading.is_down {
-            if wanted.profile {
-                self.metrics.redis_lookup(if reading.profile.is_some() { "profile_hit" } else { "profile_miss" });
-            }
-            if wanted.question.is_some() {
-                self.metrics.redis_lookup(if sought.slate.is_some() { "slate_hit" } else { "slate_miss" });
-            }
-        }
-        reading.profile
-    }
-
-    fn judge(&self, key: &UserKey, bytes: &[u8]) -> Option<Judged> {
-        let (kept, age) = value::read(bytes, key, self.rules, &self.limits)?;
-        let is_fresh = self.recent.proves(key, age);
-        match kept {
-            value::Kept::MergedInto(user) => is_fresh.then_some(Judged::Merged(user)),
-            value::Kept::Profile(profile) if is_fresh => Some(Judged::Fresh(profile)),
-            // It may hold what was erased meanwhile: better none.
-            value::Kept::Profile(profile) => self.recent.may_be_shown(age.as_of).then_some(Judged::Unproven(profile)),
-        }
-    }
-
-    /// From the store; `None` when it fails or takes too long, and at once while it is left alone.
-    async fn read_in_time(
-        &self,
-        near: &Near,
-        deadline: Option<Instant>,
-    ) -> Option<(Arc<Profile>, Vec<(UserKey, Bytes)>)> {
-        let now = Instant::now();
-        if !self.breaker.allows(now) {
-            return None;
-        }
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(now) / 2);
-        let patience = left.map_or(self.read_wait, |left| left.min(self.read_wait));
-        let as_of = self.recent.tail();
-        let read = tokio::time::timeout(patience, self.read(&near.owner, near.generation)).await;
-        let error = match read {
-            Ok(Ok((owner, profile))) => {
-                self.breaker.succeeded();
-                self.metrics.store_reads_up.set(1);
-                return Some((profile.clone(), self.unsaved(near, owner, &profile, as_of)));
-            }
-            Ok(Err(error)) => error,
-            // A caller in a hurry says nothing about the store.
-            Err(_) if patience < self.read_wait => return None,
-            Err(_) => Error::unavailable("the store is slow", "no answer within store.read_wait_ms"),
-        };
-        if self.breaker.failed(Instant::now()) {
-            self.metrics.store_reads_up.set(0);
-            tracing::warn!(error = error.detail(), "the store cannot be read; answers go on with older profiles");
-        } else {
-            tracing::debug!(error = error.detail(), "a profile cannot be read");
-        }
-        None
-    }
-
-    /// What belongs into Redis after the store was read.
-    fn unsaved(&self, near: &Near, owner: UserKey, profile: &Arc<Profile>, as_of: Seq) -> Vec<(UserKey, Bytes)> {
-        if !self.cache.as_ref().is_some_and(|cache| cache.is_shared()) {
-            return Vec::new();
-        }
-        let bytes = |kept| Bytes::from(value::write(&kept, as_of, self.rules));
-        let mut unsaved = Vec::with_capacity(1);
-        if owner != near.owner {
-            unsaved.push((near.owner.clone(), bytes(value::Kept::MergedInto(owner.clone()))));
-        }
-        unsaved.push((owner, bytes(value::Kept::Profile((**profile).clone()))));
-        unsaved
-    }
-
-    /// From the store, kept if nothing was written meanwhile. Gives whose it is, too.
-    async fn read(&self, key: &UserKey, generation: u64) -> Result<(UserKey, Arc<Profile>)> {
-        let (owner, profile) = self.as_of(key, None).await?;
-        let profile = Arc::new(profile);
-        let kept = if owner == *key { Kept::Profile(profile.clone()) } else { Kept::MergedInto(owner.clone()) };
-        self.keep(key, kept, generation);
-        Ok((owner, profile))
+    /// Keeps what the store gave for `near`, if nothing was written meanwhile.
+    fn hold(&self, near: &Near, owner: &UserKey, profile: Arc<Profile>) -> Arc<Held> {
+        let held = Arc::new(Held::from(profile));
+        let is_own = *owner == near.owner;
+        let kept = if is_own { Kept::Profile(held.clone()) } else { Kept::MergedInto(owner.clone()) };
+        self.keep(&near.owner, kept, near.generation);
+        held
     }
 
     async fn as_of(&self, key: &UserKey, up_to: Option<Seq>) -> Result<(UserKey, Profile)> {

@@ -5,23 +5,33 @@
 //! only one size: rows are cut into chunks, the last one padded with zeros, and at load the plan is
 //! probed: a row must keep its bits at another place among other rows.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use tract_onnx::pb::ModelProto;
 use tract_onnx::tract_hir::internal::*;
+use tract_onnx::tract_hir::tract_core::ops::element_wise::ElementWiseOp;
+use tract_onnx::tract_hir::tract_core::ops::nn::Sigmoid;
 
 use super::check::Declared;
+use super::columns::Columns;
+use super::dense::Layer;
+use super::dense_op::{self, ByColumn, Dense};
 use super::onnx_op::{self, TreeEnsembleRegressor};
 use super::tree::Ensemble;
 
 /// Rows of a chunk, where the model leaves it open.
-const CHUNK_ROWS: usize = 32;
+const CHUNK_ROWS: usize = 48;
+/// Rows that pass through all dense layers together; a multiple of the six that a layer takes at once.
+const BLOCK_ROWS: usize = 96;
 
 /// A model ready to run.
 #[derive(Debug)]
 pub(super) enum Plan {
     /// Nothing but trees: no need of tract any more.
     Trees(Arc<Ensemble>),
+    /// Nothing but dense layers, with steps by column before them and a sigmoid behind: neither.
+    Network(Network),
     Chunks(Chunks),
 }
 
@@ -47,6 +57,9 @@ impl Plan {
         if let Some(trees) = only_trees(&typed) {
             return Ok(Plan::Trees(trees));
         }
+        if let Some(network) = network(&typed, columns) {
+            return Ok(Plan::Network(network));
+        }
         let plan = typed.into_runnable()?;
         Chunks { plan, rows, columns, widths: vec![] }.probed().map(Plan::Chunks)
     }
@@ -55,6 +68,7 @@ impl Plan {
     pub(super) fn widths(&self) -> Vec<usize> {
         match self {
             Plan::Trees(trees) => vec![trees.targets()],
+            Plan::Network(network) => vec![network.heads()],
             Plan::Chunks(chunks) => chunks.widths.clone(),
         }
     }
@@ -66,6 +80,10 @@ impl Plan {
                 trees.score(features, columns, out);
                 Ok(())
             }
+            Plan::Network(network) => {
+                network.score(features, columns, out);
+                Ok(())
+            }
             Plan::Chunks(chunks) => chunks.score(features, out),
         }
     }
@@ -75,12 +93,16 @@ impl Plan {
 /// infers, with a symbol for the rows that contradicts the number.
 fn pinned(model: &ModelProto, rows: usize, columns: usize) -> TractResult<TypedModel> {
     let read = onnx_op::onnx().with_ignore_value_info(true).model_for_proto_model(model)?;
-    read.with_input_fact(0, f32::fact([rows, columns]).into())?.into_optimized()
+    optimized(read.with_input_fact(0, f32::fact([rows, columns]).into())?)
 }
 
 /// The model for any number of rows, as it says of itself.
 pub(super) fn as_declared(model: &ModelProto) -> TractResult<TypedModel> {
-    onnx_op::onnx().model_for_proto_model(model)?.into_optimized()
+    optimized(onnx_op::onnx().model_for_proto_model(model)?)
+}
+
+fn optimized(read: InferenceModel) -> TractResult<TypedModel> {
+    dense_op::replace(read.into_typed()?)?.into_decluttered()?.into_optimized()
 }
 
 /// The ensemble, when the graph is an input and an ensemble.
@@ -91,6 +113,84 @@ fn only_trees(model: &TypedModel) -> Option<Arc<Ensemble>> {
     let node = model.node(output.node);
     let trees = node.op_as::<TreeEnsembleRegressor>()?;
     (node.inputs == [input]).then(|| trees.0.clone())
+}
+
+/// The network, when the graph is an input of so many columns and one part behind the other.
+fn network(model: &TypedModel, columns: usize) -> Option<Network> {
+    let (&[input], &[output]) = (model.inputs.as_slice(), model.outputs.as_slice()) else {
+        return None;
+    };
+    let mut at = output;
+    let mut step = || {
+        let node = model.node(at.node);
+        let &[before] = &*node.inputs else { return None };
+        at = before;
+        Some(node)
+    };
+    let mut node = step()?;
+    let is_sigmoid = node.op_as::<ElementWiseOp>().is_some_and(|op| op.0.is::<Sigmoid>());
+    if is_sigmoid {
+        node = step()?;
+    }
+    let mut layers = Vec::new();
+    while let Some(dense) = node.op_as::<Dense>() {
+        layers.push(dense.0.clone());
+        node = step().unwrap_or(model.node(input.node));
+    }
+    let prepare = match node.op_as::<ByColumn>() {
+        Some(steps) => {
+            node = step().unwrap_or(model.node(input.node));
+            Some(steps.0.clone())
+        }
+        None => None,
+    };
+    layers.reverse();
+    let is_whole = node.id == input.node && layers.first()?.inputs() == columns;
+    is_whole.then_some(Network { prepare, layers, is_sigmoid })
+}
+
+/// Dense layers, one behind the other.
+#[derive(Debug)]
+pub(super) struct Network {
+    prepare: Option<Arc<Columns>>,
+    /// At least one.
+    layers: Vec<Arc<Layer>>,
+    /// The last layer gives logits.
+    is_sigmoid: bool,
+}
+
+impl Network {
+    fn heads(&self) -> usize {
+        self.layers.last().map_or(0, |layer| layer.outputs())
+    }
+
+    /// All layers in turn, a block of rows at a time, so that what lies between them stays in the cache.
+    fn score(&self, features: &[f32], columns: usize, out: &mut [f32]) {
+        thread_local! {
+            static BETWEEN: RefCell<[Vec<f32>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
+        }
+        let blocks = features.chunks(columns * BLOCK_ROWS).zip(out.chunks_mut(self.heads() * BLOCK_ROWS));
+        BETWEEN.with_borrow_mut(|[from, to]| {
+            for (rows, scores) in blocks {
+                let count = rows.len() / columns;
+                from.clear();
+                from.extend_from_slice(rows);
+                if let Some(prepare) = &self.prepare {
+                    prepare.run(from);
+                }
+                for layer in &self.layers {
+                    to.clear();
+                    to.resize(count * layer.outputs(), 0.0);
+                    layer.run(from, to);
+                    std::mem::swap(from, to);
+                }
+                scores.copy_from_slice(from);
+                if self.is_sigmoid {
+                    scores.iter_mut().for_each(|score| *score = 1.0 / (1.0 + (-*score).exp()));
+                }
+            }
+        });
+    }
 }
 
 impl Chunks {

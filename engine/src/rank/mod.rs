@@ -4,9 +4,13 @@
 //! and scoring rows with it. Must not know: files, what a feature means, how heads are weighed.
 //!
 //! Read in this order: `check` (what is refused before anything runs), `onnx_op` (our tree operator for
-//! tract), `tree` (the flat ensemble), `layout` (how it is made), `walk` (its hot loop), `graph` (everything else that tract runs).
+//! tract), `tree` (the flat ensemble), `layout` (how it is made), `walk` (its hot loop), `dense_op`, `dense` and
+//! `columns` (our layers and steps in place of tract's), `graph` (everything else that tract runs).
 
 mod check;
+mod columns;
+mod dense;
+mod dense_op;
 mod graph;
 mod layout;
 mod onnx_op;

@@ -10,6 +10,7 @@ use super::flight::{Boarding, Leader, landing};
 use super::{Answer, Ask, CacheStatus, Desk, EFFORT, Encode, Kind, Reply, Situation, Terms, Told};
 use crate::cache::{Entry, Key, Question, State};
 use crate::error::Result;
+use crate::profile::{Held, Standing};
 use crate::serving::Serving;
 use crate::store::{Repeat, SlateRecord, UserKey};
 
@@ -18,7 +19,9 @@ const AGAIN_AFTER_MS: TimeMs = 1_000;
 
 /// What looking beyond this process's memory brought.
 pub(super) struct Far {
-    pub(super) situation: Situation,
+    pub(super) serving: Arc<Serving>,
+    pub(super) held: Arc<Held>,
+    pub(super) terms: Terms,
     /// Under which key and for which state the answer may be cached; `None` when it must be ranked anew.
     lookup: Option<(Key, State)>,
     /// The same for Redis.
@@ -36,15 +39,15 @@ pub(super) struct Far {
 impl Desk {
     /// Profile and slate, both from this process's memory.
     pub(super) fn answer_near(self: &Arc<Self>, ask: &Ask, terms: &Terms, encode: Encode) -> Option<Reply> {
-        let profile = match &ask.user {
-            Some(user) => self.profiles.near(user)?,
-            None => Arc::default(),
+        let version = match &ask.user {
+            Some(user) => self.profiles.near(user)?.version(),
+            None => 0,
         };
         // After the profile: a world that is newer than the profile is fine, an item of the profile that the world
         // does not know yet is a worse answer.
         let serving = self.live.current();
         let key = self.key(ask, terms, &serving)?;
-        let found = self.cache.near(&key, state(&profile, &serving), terms.now_ms)?;
+        let found = self.cache.near(&key, state(version, &serving), terms.now_ms)?;
         if ask.user.is_some() {
             self.metrics.profile(true);
         }
@@ -57,7 +60,7 @@ impl Desk {
     /// With the help of Redis and the store; ranked when neither has the slate.
     pub(super) async fn answer_far(self: &Arc<Self>, ask: Ask, terms: Terms, encode: Encode) -> Result<Reply> {
         let mut far = self.look_far(&ask, terms).await?;
-        let now_ms = far.situation.terms.now_ms;
+        let now_ms = far.terms.now_ms;
         let mut leader = None;
         if let Some((key, state)) = &far.lookup {
             if let Some(mut entry) = far.slate.take() {
@@ -96,9 +99,10 @@ impl Desk {
     pub(super) async fn look_far(&self, ask: &Ask, mut terms: Terms) -> Result<Far> {
         let as_of = self.profiles.reached();
         let before = self.live.current();
-        let mut question = self.key(ask, &terms, &before).and_then(|key| self.cache.question(&key));
+        let mut key = self.key(ask, &terms, &before);
+        let mut question = key.as_ref().and_then(|key| self.cache.question(key));
         let (mut unsaved, mut slate, mut outage) = (Vec::new(), None, None);
-        let profile = match &ask.user {
+        let held = match &ask.user {
             Some(user) => {
                 let sought = self.profiles.seek(user, question, ask.deadline).await;
                 self.admit(ask, sought.standing, &mut terms)?;
@@ -106,28 +110,48 @@ impl Desk {
                 outage = sought.is_cache_down.then(|| self.outage());
                 sought.profile
             }
-            None => Arc::default(),
+            None => Arc::new(Held::from(Arc::<Profile>::default())),
         };
         // After the profile, see above.
         let serving = self.live.current();
-        let lookup = self.key(ask, &terms, &serving).map(|key| (key, state(&profile, &serving)));
-        if !Arc::ptr_eq(&before, &serving) {
-            // Another bundle makes it another question.
-            question =
-                lookup.as_ref().and_then(|(key, _)| self.cache.question(key)).filter(|now| Some(*now) == question);
+        if !Arc::ptr_eq(before.engine.bundle(), serving.engine.bundle()) {
+            // Another bundle makes it another question, which Redis was not asked.
+            key = self.key(ask, &terms, &serving);
+            question = None;
         }
+        // A profile that is not up to date may have come with the best of slates: neither is kept nor repeated.
+        let lookup = key.filter(|_| terms.degraded.is_empty()).map(|key| (key, state(held.version(), &serving)));
         let slate = slate.filter(|entry| {
             let answers = |(_, state): &(Key, State)| entry.answers(*state, terms.now_ms);
             question.is_some() && lookup.as_ref().is_some_and(answers) && self.profiles.may_be_shown(entry.as_of)
         });
-        let situation = Situation { serving, profile, terms };
-        Ok(Far { situation, lookup, question, as_of, unsaved, slate, outage })
+        Ok(Far { serving, held, terms, lookup, question, as_of, unsaved, slate, outage })
     }
 
-    async fn rank_and_keep(&self, ask: &Ask, far: Far, encode: Encode, leader: Option<Leader<'_>>) -> Result<Reply> {
-        let Far { situation, lookup, question, as_of, mut unsaved, outage, .. } = far;
+    /// The situation of a ranking.
+    pub(super) fn unpack(&self, ask: &Ask, far: &mut Far) -> Result<Arc<Profile>> {
+        match far.held.profile() {
+            Some(profile) => Ok(profile),
+            None => {
+                // What Redis gave had the head of a profile and no body. The next one asks the store.
+                self.admit(ask, Standing::Missing, &mut far.terms)?;
+                far.lookup = None;
+                Ok(Arc::default())
+            }
+        }
+    }
+
+    async fn rank_and_keep(
+        &self,
+        ask: &Ask,
+        mut far: Far,
+        encode: Encode,
+        leader: Option<Leader<'_>>,
+    ) -> Result<Reply> {
+        let profile = self.unpack(ask, &mut far)?;
+        let Far { serving, terms, lookup, question, as_of, mut unsaved, outage, .. } = far;
         let cache = if lookup.is_some() { CacheStatus::Miss } else { CacheStatus::Bypass };
-        let serving = situation.serving.clone();
+        let situation = Situation { serving: serving.clone(), profile, terms };
         let (answer, mut record) = self.rank(ask, situation, cache).await?;
         let started = Instant::now();
         let body = encode(&answer);
@@ -264,6 +288,6 @@ impl Desk {
     }
 }
 
-fn state(profile: &Profile, serving: &Serving) -> State {
-    State { profile: profile.version, item_changes: serving.world.item_changes() }
+fn state(version: Seq, serving: &Serving) -> State {
+    State { profile: version, item_changes: serving.world.item_changes() }
 }

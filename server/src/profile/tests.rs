@@ -1,6 +1,9 @@
 use marquee_engine::event::EventKind;
 
+use bytes::Bytes;
+
 use super::*;
+use crate::cache::{self, Wanted};
 use crate::store::Event;
 
 struct Ground {
@@ -72,4 +75,197 @@ async fn the_cache_is_bounded_by_its_count() {
     }
     let kept: usize = ground.profiles.shards.iter().map(|shard| lock(shard).kept.len()).sum();
     assert!(kept <= SHARDS);
+}
+
+/// Two processes over one store and one Redis; nobody else uses their keys.
+struct Pair {
+    ground: Ground,
+    config: Config,
+    caches: [Arc<Cache>; 2],
+    processes: [Profiles; 2],
+    metrics: Arc<Metrics>,
+}
+
+async fn pair() -> Pair {
+    let ground = ground(100).await;
+    let mut config = Config { namespace: crate::testkit::unique("profiles"), ..Config::default() };
+    config.cache.url = crate::testkit::server("MARQUEE_TEST_REDIS").into();
+    config.cache.response_timeout_ms = 5_000;
+    config.store.breaker_failures = 2;
+    let metrics = Arc::new(Metrics::new());
+    let open = async || Arc::new(Cache::open(&config, metrics.clone()).await.unwrap());
+    let caches = [open().await, open().await];
+    let process = |at: usize| {
+        let profiles = Profiles::new(&config, ground.store.clone(), metrics.clone()).over(caches[at].clone());
+        profiles.begin(0);
+        profiles
+    };
+    let processes = [process(0), process(1)];
+    Pair { ground, config, caches, processes, metrics }
+}
+
+impl Pair {
+    /// Both processes have followed the log to its end.
+    async fn follow(&self) {
+        for process in &self.processes {
+            let rows = self.ground.store.log_after(process.reached(), 100).await.unwrap();
+            process.observe(&rows);
+        }
+    }
+
+    /// The first process reads it and writes it to Redis; then it is there.
+    async fn publish(&self, key: &UserKey) -> Sought {
+        let sought = self.processes[0].seek(key, None, None).await;
+        assert_eq!(sought.standing, Standing::Fresh);
+        assert!(!sought.unsaved.is_empty(), "it came from the store");
+        for (owner, bytes) in &sought.unsaved {
+            self.caches[0].write(owner, Some(bytes.clone()), None);
+            let wanted = Wanted { question: None, profile: true, deadline: None };
+            for _ in 0..500 {
+                if self.caches[1].read(owner, wanted).await.profile.as_ref() == Some(bytes) {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+        sought
+    }
+}
+
+fn items(sought: &Sought) -> Vec<String> {
+    sought.profile.profile().unwrap().events.iter().map(|event| event.item.to_string()).collect()
+}
+
+#[tokio::test]
+async fn what_another_process_read_needs_no_store() {
+    let pair = pair().await;
+    let (visitor, ann) = (UserKey::anonymous("x"), UserKey::user("ann"));
+    pair.ground.like("1", &ann, "i").await;
+    pair.ground.like("2", &visitor, "j").await;
+    pair.ground.store.merge_users(&visitor, &ann, 2).await.unwrap();
+    pair.follow().await;
+    let first = pair.publish(&visitor).await;
+    assert_eq!(first.unsaved.len(), 2, "whose the visitor is, and the profile");
+    pair.ground.store.close().await;
+    for key in [&visitor, &ann, &visitor] {
+        let sought = pair.processes[1].seek(key, None, None).await;
+        assert_eq!((items(&sought), sought.standing), (vec!["i".to_owned(), "j".to_owned()], Standing::Fresh));
+        // NaN is no number's equal.
+        assert_eq!(format!("{:?}", sought.profile.profile()), format!("{:?}", first.profile.profile()));
+        assert!(sought.unsaved.is_empty() && !sought.is_cache_down);
+    }
+}
+
+#[tokio::test]
+async fn without_the_store_an_older_profile_is_told_to_be_one_and_an_erased_one_is_none() {
+    let pair = pair().await;
+    let (ann, ben) = (UserKey::user("ann"), UserKey::user("ben"));
+    pair.ground.like("1", &ann, "i").await;
+    pair.follow().await;
+    pair.publish(&ann).await;
+    // Somebody writes; Redis hears nothing of it.
+    pair.ground.like("2", &ann, "j").await;
+    let rows = pair.ground.store.log_after(1, 10).await.unwrap();
+    let erased = pair.ground.store.forget(&ben, 3).await.unwrap();
+    let erasure = pair.ground.store.log_after(erased.seq - 1, 1).await.unwrap();
+    pair.ground.store.close().await;
+    for process in &pair.processes {
+        process.observe(&rows);
+        // From this process's memory in the one, from Redis in the other.
+        let sought = process.seek(&ann, None, None).await;
+        assert_eq!((items(&sought), sought.standing), (vec!["i".to_owned()], Standing::Stale));
+        let sought = process.seek(&ben, None, None).await;
+        assert_eq!((items(&sought), sought.standing), (vec![], Standing::Missing));
+        assert_eq!(sought.profile.profile().unwrap().user.as_deref(), Some("u:ben"));
+        process.observe(&erasure);
+        let sought = process.seek(&ann, None, None).await;
+        assert_eq!(sought.standing, Standing::Missing, "it may be what was erased");
+        assert!(process.get(&ann).await.is_err(), "who must have it is told");
+    }
+    assert!(pair.metrics.render().contains("marquee_store_reads_up 0"));
+}
+
+#[tokio::test]
+async fn an_acknowledged_write_is_read_whatever_redis_holds() {
+    let pair = pair().await;
+    let ann = UserKey::user("ann");
+    for n in 0..30_usize {
+        let (writer, reader) = (&pair.processes[n % 2], &pair.processes[(n + 1) % 2]);
+        let old = pair.processes[0].seek(&ann, None, None).await;
+        let event = Event::new(&n.to_string(), ann.clone(), EventKind::Like, Some("i"), n as i64);
+        pair.ground.store.append_events(vec![event], 1).await.unwrap();
+        writer.invalidate([&ann], n as Seq + 1);
+        assert_eq!(writer.seek(&ann, None, None).await.profile.profile().unwrap().events.len(), n + 1, "its own");
+        // What was read before comes to Redis late.
+        for (owner, bytes) in old.unsaved {
+            pair.caches[0].write(&owner, Some(bytes), None);
+        }
+        pair.follow().await;
+        let read = reader.seek(&ann, None, None).await;
+        assert_eq!(
+            (read.profile.profile().unwrap().events.len(), read.standing),
+            (n + 1, Standing::Fresh),
+            "the other's"
+        );
+    }
+}
+
+/// Whoever asks with a slate at hand gets the profile unread; should it be no profile, the next one asks the store.
+#[tokio::test]
+async fn a_slate_of_the_same_version_needs_the_head_of_a_profile_alone() {
+    let pair = pair().await;
+    let (ann, process) = (UserKey::user("ann"), &pair.processes[1]);
+    pair.ground.like("1", &ann, "i").await;
+    pair.follow().await;
+    let (_, bytes) = pair.publish(&ann).await.unsaved.remove(0);
+    let key = cache::Key::new(ann.as_str(), &[b"q"]);
+    let question = pair.caches[0].question(&key);
+    let told = crate::answer::Told { variant: Bytes::new(), bundle_version: Bytes::new() };
+    let slate = |profile| cache::Entry {
+        state: cache::State { profile, item_changes: 0 },
+        as_of: 1,
+        old_from_ms: 1,
+        expires_ms: 2,
+        body: Bytes::new(),
+        ranked_id: "r".into(),
+        told: told.clone(),
+    };
+    let write = async |profile: Bytes, version| {
+        let wanted = Wanted { question, profile: true, deadline: None };
+        pair.caches[0].write(&ann, Some(profile.clone()), Some((question.unwrap(), &slate(version))));
+        while pair.caches[1].read(&ann, wanted).await.slate.map(|slate| slate.state.profile) != Some(version) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let cut = bytes.slice(..bytes.len() - 1);
+    write(cut.clone(), 7).await;
+    let sought = process.seek(&ann, question, None).await;
+    assert_eq!((items(&sought), sought.unsaved.len()), (vec!["i".to_owned()], 1), "the store's");
+    process.invalidate([&ann], 0);
+    write(cut, 1).await;
+    let sought = process.seek(&ann, question, None).await;
+    assert_eq!((sought.profile.version(), sought.unsaved.len()), (1, 0), "only the head was read");
+    assert!(sought.profile.profile().is_none());
+    write(bytes, 1).await;
+    let sought = process.seek(&ann, question, None).await;
+    assert_eq!((items(&sought), sought.unsaved.len()), (vec!["i".to_owned()], 0));
+}
+
+#[tokio::test]
+async fn a_profile_that_other_rules_made_is_not_taken() {
+    let pair = pair().await;
+    let ann = UserKey::user("ann");
+    pair.ground.like("1", &ann, "i").await;
+    pair.follow().await;
+    pair.publish(&ann).await;
+    let mut config = pair.config.clone();
+    config.limits.profile_events_max += 1;
+    let other = Profiles::new(&config, pair.ground.store.clone(), pair.metrics.clone()).over(pair.caches[1].clone());
+    other.begin(0);
+    let sought = other.seek(&ann, None, None).await;
+    assert_eq!(
+        (items(&sought), sought.unsaved.len()),
+        (vec!["i".to_owned()], 1),
+        "it is read from the store and written again"
+    );
 }

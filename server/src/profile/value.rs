@@ -51,17 +51,17 @@ pub(super) fn write(kept: &Kept, as_of: Seq, rules: u64) -> Vec<u8> {
     out
 }
 
+/// How old the profile is that [`write`] wrote by the same rules, by its head alone; `None` for anything else.
+pub(super) fn age(bytes: &[u8], rules: u64) -> Option<Age> {
+    let mut reader = Reader { rest: bytes };
+    let (kind, as_of) = reader.head(rules)?;
+    (kind == PROFILE).then_some(Age { as_of, version: reader.number()? })
+}
+
 /// What [`write`] wrote by the same rules, of this user; `None` for anything else.
 pub(super) fn read(bytes: &[u8], key: &UserKey, rules: u64, limits: &ProfileLimits) -> Option<(Kept, Age)> {
     let mut reader = Reader { rest: bytes };
-    if reader.byte()? != FORMAT {
-        return None;
-    }
-    let kind = reader.byte()?;
-    if u64::from_le_bytes(reader.take(8)?.try_into().ok()?) != rules {
-        return None;
-    }
-    let as_of = reader.number()?;
+    let (kind, as_of) = reader.head(rules)?;
     let (kept, version) = match kind {
         PROFILE => {
             let version = reader.number()?;
@@ -122,6 +122,16 @@ struct Reader<'b> {
 }
 
 impl<'b> Reader<'b> {
+    /// The kind and the position.
+    fn head(&mut self, rules: u64) -> Option<(u8, Seq)> {
+        if self.byte()? != FORMAT {
+            return None;
+        }
+        let kind = self.byte()?;
+        let is_ours = u64::from_le_bytes(self.take(8)?.try_into().ok()?) == rules;
+        Some((kind, self.number()?)).filter(|_| is_ours)
+    }
+
     fn take(&mut self, bytes: usize) -> Option<&'b [u8]> {
         let (taken, rest) = self.rest.split_at_checked(bytes)?;
         self.rest = rest;
@@ -220,6 +230,7 @@ mod tests {
             // NaN is no number's equal.
             prop_assert_eq!(format!("{back:?}"), format!("{profile:?}"));
             prop_assert_eq!(age, Age { as_of, version: profile.version });
+            prop_assert_eq!(super::age(&bytes, RULES), Some(age));
         }
 
         #[test]

@@ -9,6 +9,8 @@ mod columns;
 pub(crate) mod conformance;
 pub mod dump;
 mod entry;
+#[cfg(test)]
+mod equal;
 pub mod postgres;
 pub mod sqlite;
 mod writer;

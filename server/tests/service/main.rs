@@ -7,7 +7,11 @@ mod bad_input;
 mod bundles;
 mod events;
 mod harness;
+mod kafka;
 mod lifecycle;
 mod overload;
 mod pages;
+#[path = "../../src/testkit/redis.rs"]
+mod redis;
+mod shared;
 mod tour;

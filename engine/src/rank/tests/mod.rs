@@ -2,11 +2,12 @@
 //! can be. The golden model comes from XGBoost (`tests/golden/make.py`).
 
 mod cases;
+mod layers;
 mod models;
 mod refusals;
 
 use proptest::prelude::*;
-use tract_onnx::pb::{ModelProto, type_proto};
+use tract_onnx::pb::{AttributeProto, ModelProto, type_proto};
 
 use super::graph::Plan;
 use super::{Error, Ranker};

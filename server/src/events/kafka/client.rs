@@ -87,7 +87,7 @@ impl fmt::Display for Plain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.0, self.0.rdkafka_error_code()) {
             (KafkaError::ClientConfig(..), _) => f.write_str(&not_made(self.0)),
-            (_, Some(code)) => write!(f, "{code:?}: {code}"),
+            (_, Some(code)) => write!(f, "{code}"),
             (other, None) => write!(f, "{other}"),
         }
     }

@@ -39,7 +39,9 @@ const RETRY_MAX: Duration = Duration::from_secs(2);
 /// Offsets of the group, for those who look at the group from outside, and for a store that is empty.
 const COMMIT_EVERY_MS: u64 = 1_000;
 /// Heartbeats in one session timeout.
-const HEARTBEATS: u64 = 6;
+const HEARTBEATS: u64 = 12;
+/// One answer to a fetch.
+const FETCH_MAX_BYTES: usize = 16 * 1024 * 1024;
 /// A broker holds an empty fetch for so long; data that comes is sent at once.
 const FETCH_WAIT_MS: u64 = 100;
 
@@ -109,8 +111,7 @@ fn consumer(settings: &Settings, context: Assigned) -> Result<BaseConsumer<Assig
         .set("max.poll.interval.ms", events.ingest_failover_ms.to_string())
         .set("fetch.wait.max.ms", FETCH_WAIT_MS.to_string())
         .set("queued.max.messages.kbytes", queue_kib.to_string())
-        .set("fetch.max.bytes", events.ingest_queue_max_bytes.to_string())
-        .set("message.max.bytes", (1024 * 1024).to_string())
+        .set("fetch.max.bytes", events.ingest_queue_max_bytes.min(FETCH_MAX_BYTES).to_string())
         .create_with_context(context)
         .map_err(|error| bad(client::not_made(&error)))?;
     let topic = settings.topic.as_str();

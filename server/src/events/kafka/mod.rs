@@ -17,7 +17,7 @@ mod tests;
 mod topics;
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use marquee_engine::types::{Seq, TimeMs};
@@ -103,10 +103,11 @@ impl EventLog for KafkaLog {
 
     async fn close(&self, within: Duration) {
         // What is sent meanwhile is taken over by others, or at the next start.
+        let until = Instant::now() + within;
         self.producer.close(within).await;
         let ingest = self.ingest.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(ingest) = ingest {
-            ingest.stop(within).await;
+            ingest.stop(until.saturating_duration_since(Instant::now())).await;
         }
         self.follower.abort();
     }

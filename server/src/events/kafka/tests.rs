@@ -1,7 +1,5 @@
 //! Against a real broker.
 
-use std::time::{Duration, Instant};
-
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::{Offset, TopicPartitionList};

@@ -14,6 +14,7 @@ mod log;
 mod migrate;
 mod months;
 mod people;
+mod readers;
 mod session;
 mod slates;
 #[cfg(test)]
@@ -21,16 +22,12 @@ pub(super) mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Instant;
 
 use async_trait::async_trait;
 use marquee_engine::types::{Item, Seq, TimeMs};
-use sqlx::pool::PoolConnection;
-use sqlx::{PgConnection, PgPool, Postgres as Database};
 use tokio::sync::watch;
-use tokio::time::error::Elapsed;
 
 use super::writer::Writer;
 use super::{
@@ -40,12 +37,13 @@ use super::{
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::telemetry::Metrics;
-use session::{Live, Server, Session, failed, no_answer};
+use readers::Readers;
+use session::{Live, Server, Session};
 
 /// A store in a PostgreSQL schema.
 pub struct Postgres {
     server: Server,
-    readers: PgPool,
+    readers: Readers,
     writer: Writer<Live>,
 }
 
@@ -58,53 +56,9 @@ impl Postgres {
         let mut sql = server.connect().await.map_err(server.opening())?;
         let end = log::end(&mut sql).await?;
         metrics.log_end.set(end as i64);
-        let readers = server.readers(&config.store);
+        let readers = Readers::new(server.clone(), config.store.read_connections_max);
         let session = Session::new(server.clone(), sql, Arc::clone(&metrics));
         Ok(Postgres { server, readers, writer: Writer::start(session, end, &config.store, metrics) })
-    }
-
-    /// A connection to read on.
-    async fn view(&self) -> Result<View> {
-        let connection = self.readers.acquire().await.map_err(failed("reading the store"))?;
-        Ok(View { connection: Some(connection) })
-    }
-}
-
-/// A pooled connection. It goes back only when a read ended on it in good order: one that failed or was left in the
-/// middle is closed, so that what hangs does not use up the pool.
-struct View {
-    connection: Option<PoolConnection<Database>>,
-}
-
-impl View {
-    fn settle<T>(mut self, done: Result<Result<T>, Elapsed>) -> Result<T> {
-        let done = done.unwrap_or_else(|_| Err(no_answer()));
-        if !matches!(done, Err(Error::Unavailable { .. })) {
-            drop(self.connection.take());
-        }
-        done
-    }
-}
-
-impl Drop for View {
-    fn drop(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            drop(connection.detach());
-        }
-    }
-}
-
-impl Deref for View {
-    type Target = PgConnection;
-
-    fn deref(&self) -> &PgConnection {
-        self.connection.as_deref().expect("taken only when it is settled")
-    }
-}
-
-impl DerefMut for View {
-    fn deref_mut(&mut self) -> &mut PgConnection {
-        self.connection.as_deref_mut().expect("taken only when it is settled")
     }
 }
 
@@ -114,7 +68,7 @@ macro_rules! read {
     ($store:expr, |$view:ident| $read:expr) => {{
         let until = Instant::now() + $store.server.read_wait;
         loop {
-            let mut $view = $store.view().await?;
+            let mut $view = $store.readers.take().await?;
             let done = tokio::time::timeout($store.server.answer_wait(), $read).await;
             match $view.settle(done) {
                 Err(Error::Unavailable { .. }) if Instant::now() < until => {}

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use marquee_engine::types::Seq;
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
 
 use super::log;
@@ -97,22 +97,11 @@ impl Server {
         Ok(sql)
     }
 
-    /// Connections that read.
-    pub(super) fn readers(&self, config: &config::Store) -> PgPool {
-        let settings = Arc::clone(&self.settings);
-        PgPoolOptions::new()
-            .max_connections(config.read_connections_max)
-            .acquire_timeout(self.read_wait)
-            // A dead one shows when it is used; the read is made again then. Asking first would double every read.
-            .test_before_acquire(false)
-            .after_connect(move |sql, _| {
-                let settings = Arc::clone(&settings);
-                Box::pin(async move {
-                    sqlx::raw_sql(AssertSqlSafe(settings)).execute(&mut *sql).await?;
-                    sqlx::raw_sql("SET default_transaction_read_only = on").execute(sql).await.map(|_| ())
-                })
-            })
-            .connect_lazy_with(self.options.clone())
+    /// A connection that cannot write.
+    pub(super) async fn connect_to_read(&self) -> sqlx::Result<PgConnection> {
+        let mut sql = self.connect().await?;
+        sqlx::raw_sql("SET default_transaction_read_only = on").execute(&mut sql).await?;
+        Ok(sql)
     }
 
     /// How long this side waits for an answer: a server that lives gives up before.
@@ -271,12 +260,7 @@ pub(super) fn no_answer() -> Error {
 pub(super) fn failed(doing: &'static str) -> impl Fn(sqlx::Error) -> Error {
     move |error| {
         let down = match &error {
-            sqlx::Error::PoolTimedOut
-            | sqlx::Error::PoolClosed
-            | sqlx::Error::WorkerCrashed
-            | sqlx::Error::Io(_)
-            | sqlx::Error::Tls(_)
-            | sqlx::Error::Protocol(_) => true,
+            sqlx::Error::WorkerCrashed | sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) => true,
             sqlx::Error::Database(database) => database.code().is_some_and(|code| is_down(&code)),
             _ => false,
         };

@@ -124,7 +124,7 @@ async fn a_read_that_is_given_up_costs_the_pool_nothing() {
     let store = schema.open().await.unwrap();
     for _ in 0..10 {
         let sleep = async {
-            let mut view = store.view().await.unwrap();
+            let mut view = store.readers.take().await.unwrap();
             sqlx::query("SELECT pg_sleep(60)").execute(&mut *view).await
         };
         assert!(tokio::time::timeout(Duration::from_millis(10), sleep).await.is_err());

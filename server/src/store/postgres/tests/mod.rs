@@ -1,6 +1,7 @@
 //! The suite on a real server, each test in a schema of its own, and what only such a server can show.
 
 mod faults;
+mod killed;
 mod opening;
 mod plans;
 

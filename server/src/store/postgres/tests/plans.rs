@@ -13,7 +13,7 @@ async fn plan(sql: &mut sqlx::PgConnection, text: &str, bind: impl FnOnce(Bound)
     rows.iter().map(|row| row.get::<String, _>(0)).collect::<Vec<_>>().join("\n")
 }
 
-type Bound = Query<'static, Database, PgArguments>;
+type Bound = Query<'static, sqlx::Postgres, PgArguments>;
 
 #[tokio::test]
 async fn what_runs_often_walks_an_index() {
