@@ -95,7 +95,9 @@ class _Link:
                 raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
             writer.transport.abort()
         for task in self.tasks:
-            task.cancel()
+            # One that ends itself needs no cancelling, and would end as cancelled.
+            if task is not asyncio.current_task():
+                task.cancel()
 
 
 class Proxy:

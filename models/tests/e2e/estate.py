@@ -30,7 +30,7 @@ WHOLE_ANSWERS = 20
 class Estate:
     """Everything of one installation. Servers of the test's own: it may do anything to them."""
 
-    def __init__(self, folder: Path, binaries: Path, trained: House) -> None:
+    def __init__(self, folder: Path, binaries: Path, trained: House, fresh_wait_ms: int) -> None:
         self._stack = ExitStack()
         self.folder = folder
         self.trained = trained
@@ -49,10 +49,9 @@ class Estate:
             "MARQUEE_EVENTS__CREATE_TOPIC": "true",
             "MARQUEE_ARTIFACTS__URL": f"s3://{BUCKET}",
             "MARQUEE_ARTIFACTS__POLL_MS": "500",
-            # The machine that tests run on may be slow; that it becomes fresh is tested, how fast is not. For the same
-            # reason Redis has more time than it would get; less than the fault that makes it slow takes.
+            # On a slow machine Redis needs more time than it would get, and less than what makes it slow takes.
             "MARQUEE_CACHE__RESPONSE_TIMEOUT_MS": "100",
-            "MARQUEE_RANKING__FRESH_WAIT_MS": "20000",
+            "MARQUEE_RANKING__FRESH_WAIT_MS": str(fresh_wait_ms),
             "MARQUEE_SERVER__REQUEST_TIMEOUT_MS": "30000",
             **self.s3.environment(),
             "AWS_ENDPOINT_URL": f"http://{HOST}:{self.to_s3.port}",

@@ -24,6 +24,7 @@ from tests.e2e.spread import READY_S_MAX, Health, Load, Tally, Writer, listed
 
 FAULT_S = float(os.environ.get("MARQUEE_FAULT_SECONDS", "2"))
 ITEMS = len(catalogue.KINDS) * catalogue.ITEMS_OF_KIND
+STRAY_SHARE_MAX = 0.02
 CACHE, PROFILE = {"cache"}, {"profile", "stale_profile"}
 
 
@@ -114,7 +115,7 @@ SCENARIOS = [
 @pytest.fixture(scope="module")
 def estate(binaries: Path, trained: House, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Estate]:
     """One for all of them: each test leaves it whole."""
-    with Estate(tmp_path_factory.mktemp("estate"), binaries, trained) as running:
+    with Estate(tmp_path_factory.mktemp("estate"), binaries, trained, fresh_wait_ms=200) as running:
         yield running
 
 
@@ -128,6 +129,12 @@ def _check_events(estate: Estate, writer: Writer) -> None:
             assert time.monotonic() < until, (user, expected - found, found - expected)
             assert not found - expected, (user, "twice", found - expected)
             time.sleep(0.1)
+
+
+def _only(asked: Tally, may: frozenset[str]) -> bool:
+    """Nothing else was told, but for a few answers for which a busy machine had Redis too late."""
+    others = {what: count for what, count in asked.degraded.items() if what not in may}
+    return set(others) <= CACHE and sum(others.values()) <= STRAY_SHARE_MAX * asked.answered
 
 
 def _told(name: str, asked: Tally, written: Tally, writer: Writer) -> None:
@@ -151,6 +158,9 @@ def test_callers_get_slates_and_no_event_is_lost_while(scenario: Scenario, estat
         if known and turn % 3 == 0:
             user, token = known[turn % len(known)]
             return asks.call("Recommend", user_id=user, count=10, write_token=token)
+        if turn % 3 == 1:
+            # Nobody has met this one: its profile is in no cache.
+            return asks.call("Recommend", user_id=f"stranger-{number}-{turn}-{time.time_ns()}", count=10)
         return asks.call("Recommend", user_id=USERS[(7 * turn + number) % len(USERS)], count=10)
 
     # Asked with a token, an answer is late or says that it may be stale: both are right.
@@ -158,14 +168,14 @@ def test_callers_get_slates_and_no_event_is_lost_while(scenario: Scenario, estat
     with Load(ask) as asking, Load(writer.once, threads=2) as writing:
         asking.wait_for(40)
         writing.wait_for(10)
-        assert not set(asking.tally.degraded) - {"stale_profile"}, f"before the fault: {asking.tally.degraded}"
+        assert _only(asking.tally, frozenset({"stale_profile"})), f"before the fault: {asking.tally.degraded}"
         scenario.breaks(estate)
         time.sleep(FAULT_S)
         asking.wait_for(40)
         scenario.mends(estate)
         asking.wait_for(40)
     assert asking.tally.failed == [], asking.tally.failed[:5]
-    assert set(asking.tally.degraded) <= may, asking.tally.degraded
+    assert _only(asking.tally, may), asking.tally.degraded
     assert not scenario.must or scenario.must & set(asking.tally.degraded), asking.tally.degraded
     assert not scenario.holds_writes or writing.tally.failed, "writes did not notice: the test shows nothing"
     writer.finish()
