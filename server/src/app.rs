@@ -13,7 +13,8 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::answer::Desk;
-use crate::bundles::{self, Bundles, Registry};
+use crate::artifacts;
+use crate::bundles::{self, Bundles, First, Registry};
 use crate::cache::Memory;
 use crate::clock::Clock;
 use crate::compute::Pool;
@@ -73,11 +74,11 @@ pub struct App {
 }
 
 impl App {
-    /// Opens the store and the serving bundle and catches up with the log. A bundle that cannot serve is no error:
+    /// Opens the store, the artifacts and the serving bundle and catches up with the log. A bundle that cannot serve is no error:
     /// the one before it serves, or none.
     ///
     /// # Errors
-    /// The store cannot be opened or read.
+    /// The store or the artifacts cannot be opened or read.
     pub async fn build(config: Config, clock: Clock) -> anyhow::Result<App> {
         let config = Arc::new(config);
         let metrics = Arc::new(Metrics::new());
@@ -85,9 +86,10 @@ impl App {
             store::open(&config.store, metrics.clone()).await.map_err(|error| anyhow::anyhow!(error.detail()))?;
         let profiles = Arc::new(Profiles::new(&config, store.clone(), metrics.clone()));
         let writer = EventWriter::new(&config, store.clone(), profiles.clone(), metrics.clone(), clock.clone());
-        let registry = Registry::new(&config, store.clone(), clock.clone())?;
-        let followed = registry.activations().await.map_err(|error| anyhow::anyhow!(error.detail()))?.serving;
-        let (bundle, problems) = bundles::first(&registry).await;
+        let artifacts =
+            artifacts::open(&config, metrics.clone()).await.map_err(|error| anyhow::anyhow!(error.detail()))?;
+        let registry = Registry::new(&config, artifacts, store.clone(), clock.clone());
+        let First { bundle, problems, followed } = bundles::first(&registry).await;
         let sources = Sources {
             store: store.clone(),
             policy: Arc::new(config.events.policy.clone()),
@@ -112,7 +114,7 @@ impl App {
         let parts = rpc::Parts {
             desk: Arc::new(desk),
             writer: Arc::new(writer),
-            bundles: Arc::new(Bundles::new(registry, live, problems, followed)),
+            bundles: Arc::new(Bundles::new(registry, live, metrics.clone(), (problems, followed))),
             store: store.clone(),
             started_ms,
             stopping: heard,
@@ -134,6 +136,8 @@ impl App {
         background.spawn(async move { live.follow(tick).await });
         let bundles = parts.bundles.clone();
         background.spawn(async move { bundles.follow().await });
+        let bundles = parts.bundles.clone();
+        background.spawn(async move { bundles.follow_current().await });
         background.spawn(prune(store.clone(), config.clone(), parts.desk.clock.clone()));
         background.spawn(telemetry::run(listeners.metrics, metrics, std::future::pending()));
 

@@ -68,7 +68,10 @@ fn urls(config: &Config, problems: &mut Vec<String>) {
     // Each scheme, and whether something must follow it.
     scheme("store.url", &config.store.url, &[("sqlite", true)]);
     scheme("cache.url", &config.cache.url, &[("memory", false)]);
-    scheme("artifacts.url", &config.artifacts.url, &[("file", true)]);
+    scheme("artifacts.url", &config.artifacts.url, &[("file", true), ("s3", true)]);
+    if config.artifacts.cache_folder.is_empty() {
+        problems.push("artifacts.cache_folder: must not be empty".to_owned());
+    }
     if config.events.quarantine_folder.is_empty() {
         problems.push("events.quarantine_folder: must not be empty".to_owned());
     }
@@ -78,7 +81,7 @@ fn urls(config: &Config, problems: &mut Vec<String>) {
 const CLOCK_OFFSET_MAX_MS: u64 = 200 * 366 * 86_400_000;
 
 fn bounds(config: &Config, problems: &mut Vec<String>) {
-    let Config { server, store, limits, ranking, slate_log, .. } = config;
+    let Config { server, store, artifacts, limits, ranking, slate_log, .. } = config;
     let rows: &[(&str, u64, u64, u64)] = &[
         ("server.compute_threads", server.compute_threads as u64, 0, 1_024),
         ("server.queue_max_requests", server.queue_max_requests as u64, 1, 1_000_000),
@@ -99,6 +102,13 @@ fn bounds(config: &Config, problems: &mut Vec<String>) {
         ("store.busy_timeout_ms", store.busy_timeout_ms, 1, 600_000),
         ("store.dedup_retention_days", u64::from(store.dedup_retention_days), 1, 36_500),
         ("cache.ttl_ms", config.cache.ttl_ms, 1, 86_400_000),
+        ("artifacts.cache_max_bundles", artifacts.cache_max_bundles as u64, 2, 1_000),
+        ("artifacts.poll_ms", artifacts.poll_ms, 0, 3_600_000),
+        ("artifacts.request_timeout_ms", artifacts.request_timeout_ms, 100, 600_000),
+        // S3 takes no smaller part.
+        ("artifacts.part_bytes", artifacts.part_bytes, 5 * 1024 * 1024, 512 * 1024 * 1024),
+        ("artifacts.transfers_max", artifacts.transfers_max as u64, 1, 64),
+        ("artifacts.attempts_max", u64::from(artifacts.attempts_max), 1, 100),
         ("limits.count_max", limits.count_max as u64, 1, 10_000),
         ("limits.count_default", limits.count_default as u64, 1, 10_000),
         ("limits.exclude_max_items", limits.exclude_max_items as u64, 0, 100_000),

@@ -141,6 +141,9 @@ pub struct Metrics {
     pub items: Gauge,
     /// Slates that the slate log had no room for.
     pub slate_log_dropped: Counter,
+    artifacts: Counters,
+    /// Bytes of bundles and other files that went to a bucket or came from it.
+    pub artifacts_bytes: Counter,
 }
 
 impl Default for Metrics {
@@ -181,6 +184,8 @@ impl Metrics {
             watermark: Gauge::default(),
             items: Gauge::default(),
             slate_log_dropped: Counter::default(),
+            artifacts: Family::default(),
+            artifacts_bytes: Counter::default(),
         };
         metrics.register();
         metrics
@@ -212,6 +217,12 @@ impl Metrics {
         r.register("watermark", "Log position of the world that answers", self.watermark.clone());
         r.register("items", "Items in the world that answers", self.items.clone());
         r.register("slate_log_dropped", "Slates that the slate log had no room for", self.slate_log_dropped.clone());
+        r.register(
+            "artifacts",
+            "What happened with a bucket: fetched, resumed, retried, damaged, published, poll_ok, poll_failed",
+            self.artifacts.clone(),
+        );
+        r.register("artifacts_bytes", "Bytes that went to a bucket or came from it", self.artifacts_bytes.clone());
     }
 
     /// One call ended.
@@ -283,6 +294,12 @@ impl Metrics {
                 self.events.get_or_create(&Label::new(outcome)).inc_by(count as u64);
             }
         }
+    }
+
+    /// Something happened with a bucket: "fetched", "resumed", "retried", "damaged", "published", "poll_ok" or
+    /// "poll_failed".
+    pub fn artifacts(&self, what: &str) {
+        self.artifacts.get_or_create(&Label::new(what)).inc();
     }
 
     /// A lookup of the slate cache: "hit", "miss" or "bypass".
