@@ -32,9 +32,8 @@ pub(super) async fn bucket(config: &Config) -> S3 {
 
 /// Writes a bundle of so many items with titles of that length; gives its folder.
 pub(super) fn write_bundle(folder: &Path, version: &str, items: usize, title_bytes: usize) -> PathBuf {
-    let item = |at: usize| {
-        Arc::new(Item { id: format!("i{at}").into(), title: "x".repeat(title_bytes), ..Item::default() })
-    };
+    let item =
+        |at: usize| Arc::new(Item { id: format!("i{at}").into(), title: "x".repeat(title_bytes), ..Item::default() });
     let items: Vec<Arc<Item>> = (0..items).map(item).collect();
     let stats = vec![ItemStats::default(); items.len()];
     let parts = Parts {

@@ -35,7 +35,10 @@ impl Bundles {
                     failures += 1;
                     let told = format!("which bundle is current cannot be settled with the bucket: {error}");
                     if self.problem(NO_VERSION).as_ref() != Some(&told) {
-                        tracing::warn!(error = error.detail(), "which bundle is current cannot be settled; what serves goes on");
+                        tracing::warn!(
+                            error = error.detail(),
+                            "which bundle is current cannot be settled; what serves goes on"
+                        );
                     }
                     self.problems.put(NO_VERSION, &told);
                     self.metrics.artifacts("poll_failed");

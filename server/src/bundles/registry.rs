@@ -99,7 +99,10 @@ impl Registry {
         match current.read().await {
             Ok(read) => Before::Read(read),
             Err(error) => {
-                tracing::warn!(error = error.detail(), "the bucket cannot be told which bundle is current; a server does later");
+                tracing::warn!(
+                    error = error.detail(),
+                    "the bucket cannot be told which bundle is current; a server does later"
+                );
                 Before::Unreachable
             }
         }

@@ -136,7 +136,10 @@ async fn with_registry(command: Command, registry: &Registry) -> anyhow::Result<
         Command::Delete { version } => {
             let now = registry.activations().await.map_err(told)?;
             let is_in_use = [&now.serving, &now.previous].into_iter().flatten().any(|used| *used == version);
-            anyhow::ensure!(!is_in_use, "bundle {version} serves or is the one to go back to: activate another one first");
+            anyhow::ensure!(
+                !is_in_use,
+                "bundle {version} serves or is the one to go back to: activate another one first"
+            );
             registry.artifacts().delete(&version).await.map_err(told)?;
             Ok(format!("deleted {version}"))
         }

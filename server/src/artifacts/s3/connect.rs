@@ -34,6 +34,7 @@ pub(super) async fn connect(config: &Artifacts, namespace: &str) -> Result<Conne
         }
     }
     let prefix = Path::parse(prefix.trim_matches('/')).map_err(|error| refuse(format!("its prefix: {error}")))?;
+    check(name, endpoint.as_deref()).map_err(refuse)?;
     let timeout = Duration::from_millis(config.request_timeout_ms);
     let is_plain = endpoint.as_deref().is_some_and(|endpoint| endpoint.starts_with("http://"));
     let client = ClientOptions::new()
@@ -65,6 +66,32 @@ pub(super) async fn connect(config: &Artifacts, namespace: &str) -> Result<Conne
     Ok(Connected { bucket, prefix })
 }
 
+/// What the client would take and then panic on with its first request.
+fn check(bucket: &str, endpoint: Option<&str>) -> Result<(), String> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    if bucket.is_empty() || bucket.len() > 255 || !bucket.bytes().all(plain) {
+        return Err(format!("`{bucket}` is no bucket's name"));
+    }
+    if let Some(endpoint) = endpoint {
+        let parsed = url::Url::parse(endpoint).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+        if parsed.is_none_or(|url| !url.has_host() || url.query().is_some() || url.fragment().is_some()) {
+            let shown = Address::from(endpoint).redacted();
+            return Err(format!("the endpoint `{shown}` is no http:// or https:// URL"));
+        }
+    }
+    for variable in ["AWS_REGION", "AWS_DEFAULT_REGION"] {
+        if set(variable).is_some_and(|region| !region.bytes().all(plain)) {
+            return Err(format!("{variable} is no region's name"));
+        }
+    }
+    for variable in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"] {
+        if set(variable).is_some_and(|value| !value.bytes().all(|byte| byte.is_ascii_graphic())) {
+            return Err(format!("{variable} holds what no credential can: a space, a line's end"));
+        }
+    }
+    Ok(())
+}
+
 fn set(variable: &str) -> Option<String> {
     std::env::var(variable).ok().filter(|value| !value.is_empty())
 }
@@ -86,7 +113,8 @@ fn wrong(error: &object_store::Error, bucket: &str, endpoint: Option<&str>) -> S
     let shown = endpoint.map_or_else(|| "AWS".to_owned(), |endpoint| Address::from(endpoint).redacted());
     let has_key = set("AWS_ACCESS_KEY_ID").is_some() && set("AWS_SECRET_ACCESS_KEY").is_some();
     let elsewhere = ["AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"];
-    let has_other = set("AWS_CONTAINER_CREDENTIALS_FULL_URI").is_some() || elsewhere.into_iter().any(|of| set(of).is_some());
+    let has_other =
+        set("AWS_CONTAINER_CREDENTIALS_FULL_URI").is_some() || elsewhere.into_iter().any(|of| set(of).is_some());
     if says(&["InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken"]) {
         format!("{shown} refuses the credentials in AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN")
     } else if says(&["NoSuchBucket"]) {
@@ -99,8 +127,6 @@ fn wrong(error: &object_store::Error, bucket: &str, endpoint: Option<&str>) -> S
         format!("the TLS certificate of {shown} is for another name")
     } else if says(&["certificate", "UnknownIssuer", "InvalidContentType", "received corrupt message"]) {
         format!("TLS with {shown} fails: its certificate is not trusted here, or it speaks no TLS")
-    } else if says(&["URL scheme is not allowed", "relative URL", "builder error"]) {
-        format!("the endpoint `{shown}` is no http:// or https:// URL")
     } else {
         format!("{shown} does not answer for the bucket `{bucket}`")
     }

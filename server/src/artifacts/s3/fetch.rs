@@ -168,7 +168,10 @@ impl Transfer {
             let chunk = chunk.map_err(&failed)?;
             // A server that sends more than it was asked for must not fill the disk.
             if came + chunk.len() as u64 > range.end - range.start {
-                return Err(Error::unavailable("the bucket of the artifacts gave another range", self.from.to_string()));
+                return Err(Error::unavailable(
+                    "the bucket of the artifacts gave another range",
+                    self.from.to_string(),
+                ));
             }
             file.write_all(&chunk).await.map_err(disk)?;
             came += chunk.len() as u64;

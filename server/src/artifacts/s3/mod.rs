@@ -198,7 +198,8 @@ impl Artifacts for S3 {
 
     async fn keep(&self, kind: Kind, name: &str, file: &std::path::Path) -> Result<Option<String>> {
         if name.len() > 256 || !name.split('/').all(is_plain) {
-            let rule = "must be names of letters, digits, `.`, `-` or `_` with `/` between them, none starting with `.`";
+            let rule =
+                "must be names of letters, digits, `.`, `-` or `_` with `/` between them, none starting with `.`";
             return Err(Error::invalid("name", rule));
         }
         let at = name.split('/').fold(self.root.clone().join(kind.name()), |at, part| at.join(part));

@@ -194,13 +194,15 @@ async fn what_is_wrong_with_a_bucket_is_told_in_plain_words() {
     config.artifacts.request_timeout_ms = 2_000;
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let nobody = silent.local_addr().unwrap();
-    let secure = format!("s3://any?endpoint=https://{}", std::env::var("AWS_ENDPOINT_URL").unwrap().replace("http://", ""));
+    let secure =
+        format!("s3://any?endpoint=https://{}", std::env::var("AWS_ENDPOINT_URL").unwrap().replace("http://", ""));
     for (url, told) in [
         ("s3://no-such-bucket-of-ours/x".to_owned(), "no bucket `no-such-bucket-of-ours`"),
         (format!("s3://any?endpoint=http://{nobody}"), "does not answer"),
         ("s3://any?endpoint=http://127.0.0.1:1".to_owned(), "does not answer"),
         (secure, "TLS"),
         ("s3://any?endpoint=nonsense".to_owned(), "no http:// or https:// URL"),
+        ("s3://any bucket".to_owned(), "is no bucket's name"),
         ("s3://any?color=red".to_owned(), "`color` is no option"),
     ] {
         config.artifacts.url = url.as_str().into();
