@@ -109,6 +109,14 @@ class Binary:
         """The version that serves."""
         return next((str(bundle["version"]) for bundle in self.bundles() if bundle.get("serving")), None)
 
+    def publish(self, bundle: Path) -> None:
+        """`marquee bundle publish`; nothing to do where the bundle was built in its place."""
+        self.call("bundle", "publish", bundle)
+
+    def keep(self, file: Path, kind: str, name: str) -> None:
+        """`marquee artifacts put`; nothing to do where bundles are kept in a folder."""
+        self.call("artifacts", "put", file, kind, "--name", name)
+
     def activate(self, version: str) -> None:
         """`marquee bundle activate`"""
         self.call("bundle", "activate", version)

@@ -5,7 +5,7 @@
                test    retrieval again on 80 % + the ranker -> bundle -> `marquee evaluate` on the last 20 %,
                        beside baselines whose settings were chosen on the 20 % before
     gate       not worse than the serving bundle beyond the margin, else nothing is published
-    live       retrieval on everything + the same ranker -> bundle -> `marquee bundle activate`
+    live       retrieval on everything + the same ranker -> bundle -> `marquee bundle publish` -> `... activate`
 
 Every step is skipped when its inputs, settings and code are those of its last run. Exit codes: 0 published (or nothing
 to do), 1 a step failed, 3 the gate refused, 64 bad arguments.
@@ -370,12 +370,30 @@ def publish(run: Run, tested: Backtest, bundles: Path, activate: bool) -> int:
         no_ranker_because=tested.no_ranker_because,
     )
     _remember_backtest(run, bundle.name, tested)
+    _keep(run, bundle)
     if activate and bundle.name != serving:
         binary.activate(bundle.name)
         steps.say(f"serving {bundle.name} now" + (f", before it {serving}" if serving else ""))
     elif activate:
         steps.say(f"{bundle.name} serves already")
     return 0
+
+
+def _keep(run: Run, bundle: Path) -> None:
+    """Brings a bundle, and what it was made from, to where `artifacts.url` says; once, as a version never changes."""
+    made_from = [
+        (run.work / "rows" / "rows.safetensors", "training"),
+        (run.work / "live" / "prepared" / "quarantine.jsonl", "quarantine"),
+    ]
+
+    def action() -> Result:
+        run.binary.publish(bundle)
+        for file, kind in made_from:
+            if file.exists():
+                run.binary.keep(file, kind, f"{bundle.name}/{file.name}")
+        return {"shown": bundle.name}
+
+    run.steps.run("live: publish", action, settings={"bundle": bundle.name}, inputs=[run.binary.path])
 
 
 def _report_of_serving(run: Run, serving: str | None, tested: Backtest) -> Report | None:

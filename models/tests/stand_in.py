@@ -111,6 +111,13 @@ def main() -> None:
         calls.write(command + "\n")
     if command == "bundle activate":
         (HOME / "serving").write_text(sys.argv[3])
+    elif command == "bundle publish":
+        with (HOME / "published").open("a") as published:
+            published.write(Path(sys.argv[3]).name + "\n")
+    elif command == "artifacts put":
+        assert Path(sys.argv[3]).is_file()
+        with (HOME / "kept").open("a") as kept:
+            kept.write(" ".join([sys.argv[4], option("--name")]) + "\n")
     else:
         commands = {"bundle build": bundle_build, "bundle list": bundle_list}
         plain = {"export": export, "replay": replay, "evaluate": evaluate}

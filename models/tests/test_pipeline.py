@@ -50,11 +50,16 @@ def test_a_life_from_the_first_bundle_to_a_refused_one(home: Path, capfd: pytest
     assert "| **ranked** | 0.2000 |" in (home / "bundles" / serving / "card.md").read_text()
     assert json.loads((home / "work" / "live" / "metrics.json").read_text())["ndcg_at_10"] == 0.2
 
+    # It went to where bundles are kept, with what it was made from.
+    assert (home / "published").read_text().split() == [serving]
+    kept = {f"training {serving}/rows.safetensors", f"quarantine {serving}/quarantine.jsonl"}
+    assert set((home / "kept").read_text().splitlines()) == kept
+
     # The second repeats nothing, but for what was lost.
     (home / "work" / "rows" / "models" / "similar.safetensors").unlink()
     assert run(home, "--baselines", "none") == 0
     assert (home / "work" / "rows" / "models" / "similar.safetensors").exists()
-    assert not {"replay", "bundle build", "bundle activate"} & set(calls(home))
+    assert not {"replay", "bundle build", "bundle publish", "bundle activate"} & set(calls(home))
     assert [path.name for path in (home / "bundles").iterdir()] == [serving]
 
     # The log changes; the serving bundle's backtest is better on the new period than the new one's.

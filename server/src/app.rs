@@ -13,7 +13,8 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::answer::{Desk, Flights};
-use crate::bundles::{self, Bundles, Registry};
+use crate::artifacts::{self, Artifacts};
+use crate::bundles::{self, Bundles, First, Registry};
 use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::compute::Pool;
@@ -77,21 +78,20 @@ pub struct App {
 }
 
 impl App {
-    /// Opens the store, the log of events and the serving bundle and catches up with the log. A bundle that cannot serve is no error:
-    /// the one before it serves, or none.
+    /// Opens every port and the serving bundle and catches up with the log. A bundle that cannot serve is no error: the one
+    /// before it serves, or none.
     ///
     /// # Errors
-    /// The store or the log of events cannot be opened or read.
+    /// [`Problems`] when servers of the config cannot be used, all of them; the log cannot be read.
     pub async fn build(config: Config, clock: Clock) -> anyhow::Result<App> {
         let config = Arc::new(config);
         let metrics = Arc::new(Metrics::new());
-        let (store, cache, events) = open(&config, &metrics, &clock).await?;
+        let Opened { store, cache, events, artifacts } = open(&config, &metrics, &clock).await?;
         let cache = Arc::new(cache);
         let profiles = Arc::new(Profiles::new(&config, store.clone(), metrics.clone()).over(cache.clone()));
         let writer = EventWriter::new(&config, events.clone(), profiles.clone(), metrics.clone(), clock.clone());
-        let registry = Registry::new(&config, store.clone(), clock.clone())?;
-        let followed = registry.activations().await.map_err(|error| anyhow::anyhow!(error.detail()))?.serving;
-        let (bundle, problems) = bundles::first(&registry).await;
+        let registry = Registry::new(&config, artifacts, store.clone(), clock.clone());
+        let First { bundle, problems, followed } = bundles::first(&registry).await;
         let sources = Sources {
             store: store.clone(),
             events: events.clone(),
@@ -119,7 +119,7 @@ impl App {
         let parts = rpc::Parts {
             desk: Arc::new(desk),
             writer: Arc::new(writer),
-            bundles: Arc::new(Bundles::new(registry, live, problems, followed)),
+            bundles: Arc::new(Bundles::new(registry, live, metrics.clone(), (problems, followed))),
             store: store.clone(),
             started_ms,
             stopping: heard,
@@ -141,6 +141,8 @@ impl App {
         background.spawn(async move { live.follow(tick).await });
         let bundles = parts.bundles.clone();
         background.spawn(async move { bundles.follow().await });
+        let bundles = parts.bundles.clone();
+        background.spawn(async move { bundles.follow_current().await });
         background.spawn(prune(store.clone(), config.clone(), parts.desk.clock.clone()));
         background.spawn(telemetry::run(listeners.metrics, metrics, std::future::pending()));
 
@@ -185,26 +187,31 @@ impl App {
     }
 }
 
+/// The ports, open.
+struct Opened {
+    store: Arc<dyn Store>,
+    cache: Cache,
+    events: Arc<dyn EventLog>,
+    artifacts: Arc<dyn Artifacts>,
+}
+
 /// Opens every server that the config names, all at once, so that one run reports everything that is wrong with them.
-async fn open(
-    config: &Config,
-    metrics: &Arc<Metrics>,
-    clock: &Clock,
-) -> anyhow::Result<(Arc<dyn Store>, Cache, Arc<dyn EventLog>)> {
-    let (store, cache, events) = tokio::join!(
+async fn open(config: &Config, metrics: &Arc<Metrics>, clock: &Clock) -> anyhow::Result<Opened> {
+    let (store, cache, events, artifacts) = tokio::join!(
         store::open(config, metrics.clone()),
         Cache::open(config, metrics.clone()),
         events::log::check(config),
+        artifacts::open(config, metrics.clone()),
     );
-    let wrong = [store.as_ref().err(), cache.as_ref().err(), events.as_ref().err()];
+    let wrong = [store.as_ref().err(), cache.as_ref().err(), events.as_ref().err(), artifacts.as_ref().err()];
     let wrong: Vec<String> = wrong.into_iter().flatten().map(Error::detail).collect();
     if !wrong.is_empty() {
         return Err(Problems(wrong).into());
     }
     let told = |error: Error| Problems(vec![error.detail()]);
-    let (store, cache) = (store.map_err(told)?, cache.map_err(told)?);
+    let (store, cache, artifacts) = (store.map_err(told)?, cache.map_err(told)?, artifacts.map_err(told)?);
     let events = events::log::open(config, store.clone(), metrics.clone(), clock.clone()).await.map_err(told)?;
-    Ok((store, cache, events))
+    Ok(Opened { store, cache, events, artifacts })
 }
 
 /// Removes what is older than its retention, now and then every hour.

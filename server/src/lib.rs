@@ -3,6 +3,7 @@
 pub mod admission;
 pub mod answer;
 pub mod app;
+pub mod artifacts;
 pub mod breaker;
 pub mod bundles;
 pub mod cache;
@@ -24,4 +25,5 @@ pub mod telemetry;
 #[cfg(test)]
 mod testkit;
 pub mod timeline;
+pub mod tls;
 pub mod token;

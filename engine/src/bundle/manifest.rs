@@ -103,8 +103,16 @@ impl Manifest {
     pub fn read(folder: &Path) -> Result<Manifest, Error> {
         let path = folder.join(MANIFEST_FILE);
         let text = std::fs::read_to_string(&path).map_err(|error| Error::read(&path, &error))?;
+        Manifest::parse(&text)
+    }
+
+    /// The same from the file's text.
+    ///
+    /// # Errors
+    /// Not readable by this build, or changed after it was written.
+    pub fn parse(text: &str) -> Result<Manifest, Error> {
         let wrong = |why: String| Error::format(MANIFEST_FILE, why);
-        let manifest: Manifest = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+        let manifest: Manifest = serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;
         if !(FORMAT_VERSION_OLDEST..=FORMAT_VERSION).contains(&manifest.format_version) {
             let found = manifest.format_version;
             return Err(wrong(format!("format {found}; this build reads {FORMAT_VERSION_OLDEST} to {FORMAT_VERSION}")));

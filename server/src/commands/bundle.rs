@@ -1,4 +1,4 @@
-//! `marquee bundle list|verify|activate|rollback`: works on the registry and the artifacts, whether a server runs or
+//! `marquee bundle list|verify|publish|fetch|activate|rollback|delete`: works on the registry and the artifacts, whether a server runs or
 //! not. A running server follows the registry within a second; it verifies the bundle again before it swaps.
 
 use std::fmt::Write as _;
@@ -8,7 +8,8 @@ use clap::Subcommand;
 use marquee_engine::bundle::{Bundle, Manifest, OpenOptions};
 use marquee_engine::index::Scratch;
 
-use crate::bundles::{Listed, Registry};
+use crate::artifacts::{Artifacts, Listed, Published};
+use crate::bundles::Registry;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::store::Activations;
@@ -26,7 +27,7 @@ pub struct Args {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Every bundle in the artifacts' folder, newest first.
+    /// Every bundle there is, newest first.
     List {
         /// As JSON.
         #[arg(long)]
@@ -36,7 +37,7 @@ pub enum Command {
     Build(super::bundle_build::Args),
     /// Opens a bundle with every check there is; changes nothing.
     Verify {
-        /// A version in the artifacts' folder, or the path of a bundle's folder.
+        /// A version, or the path of a bundle's folder.
         bundle: PathBuf,
     },
     /// Measures how much of the exact answer the walk through each graph finds, at the configured width.
@@ -50,9 +51,27 @@ pub enum Command {
         #[arg(long, default_value_t = 500)]
         queries: usize,
     },
+    /// Brings a bundle's folder to where bundles are kept (`artifacts.url`), after checking every file.
+    Publish {
+        /// The path of a bundle's folder.
+        folder: PathBuf,
+        /// Makes it the serving one, too.
+        #[arg(long)]
+        activate: bool,
+    },
+    /// Brings a bundle to this machine and prints its folder.
+    Fetch {
+        /// Its version.
+        version: String,
+    },
     /// Verifies a bundle and makes it the serving one.
     Activate {
-        /// A version in the artifacts' folder.
+        /// Its version.
+        version: String,
+    },
+    /// Removes a bundle for ever; not the serving one nor the one before.
+    Delete {
+        /// Its version.
         version: String,
     },
     /// Goes back to the bundle that served before.
@@ -74,8 +93,16 @@ pub async fn run(config: &Config, args: Args) -> anyhow::Result<()> {
         Command::Recall { folder, k, queries } => return print(&recall(&folder, config, k, queries)?),
         _ => {}
     }
+    let artifacts = super::open_artifacts(config).await?;
+    match &args.command {
+        Command::Publish { folder, activate: false } => return print(&publish(&*artifacts, folder).await?.1),
+        Command::Fetch { version } => {
+            return print(&artifacts.fetch(version).await.map_err(told)?.display().to_string());
+        }
+        _ => {}
+    }
     let store = open_store(config).await?;
-    let registry = Registry::new(config, store.clone(), Clock::system())?;
+    let registry = Registry::new(config, artifacts, store.clone(), Clock::system());
     let done = with_registry(args.command, &registry).await;
     store.close().await;
     print(&done?)
@@ -85,20 +112,54 @@ async fn with_registry(command: Command, registry: &Registry) -> anyhow::Result<
     match command {
         Command::List { json: as_json } => {
             let serving = registry.activations().await.map_err(told)?.serving;
-            let listed = registry.list();
+            let listed = registry.list().await.map_err(told)?;
             if as_json { json(&listed, serving.as_deref()) } else { table(&listed, serving.as_deref()) }
         }
-        Command::Build(_) | Command::Recall { .. } => unreachable!("they need no registry and returned above"),
+        Command::Build(_) | Command::Recall { .. } | Command::Fetch { .. } => {
+            unreachable!("they need no registry and returned above")
+        }
         Command::Verify { bundle } => {
             let opened = registry.open(&bundle.to_string_lossy()).await.map_err(told)?;
             Ok(verified(opened.manifest()))
         }
-        Command::Activate { version } => {
-            let bundle = registry.open(&version).await.map_err(told)?;
-            Ok(activated(&registry.activate(&bundle).await.map_err(told)?))
+        Command::Publish { folder, .. } => {
+            let (version, told) = publish(registry.artifacts(), &folder).await?;
+            Ok(format!("{told}\n{}", activate(registry, &version).await?))
         }
-        Command::Rollback => Ok(activated(&registry.roll_back().await.map_err(told)?.1)),
+        Command::Activate { version } => activate(registry, &version).await,
+        Command::Rollback => {
+            let before = registry.before().await;
+            let (serving, previous) = registry.way_back().await.map_err(told)?;
+            registry.open(&previous).await.map_err(told)?;
+            Ok(activated(&registry.roll_back(&serving, &previous, &before).await.map_err(told)?))
+        }
+        Command::Delete { version } => {
+            let now = registry.activations().await.map_err(told)?;
+            let is_in_use = [&now.serving, &now.previous].into_iter().flatten().any(|used| *used == version);
+            anyhow::ensure!(
+                !is_in_use,
+                "bundle {version} serves or is the one to go back to: activate another one first"
+            );
+            registry.artifacts().delete(&version).await.map_err(told)?;
+            Ok(format!("deleted {version}"))
+        }
     }
+}
+
+async fn activate(registry: &Registry, version: &str) -> anyhow::Result<String> {
+    let before = registry.before().await;
+    let bundle = registry.open(version).await.map_err(told)?;
+    Ok(activated(&registry.activate(&bundle, &before).await.map_err(told)?))
+}
+
+/// The version, and what happened.
+async fn publish(artifacts: &dyn Artifacts, folder: &Path) -> anyhow::Result<(String, String)> {
+    let version = Manifest::read(folder)?.version;
+    let told = match artifacts.publish(folder).await.map_err(told)? {
+        Published::New => format!("published {version}"),
+        Published::Already => format!("{version} is published already"),
+    };
+    Ok((version, told))
 }
 
 fn verify_folder(folder: &Path, config: &Config) -> anyhow::Result<String> {

@@ -1,5 +1,6 @@
 //! The command line: one file a command. `anyhow` is for here and nowhere deeper.
 
+mod artifacts;
 pub mod bundle;
 mod bundle_build;
 mod config;
@@ -22,6 +23,7 @@ use clap::{Parser, Subcommand};
 use marquee_engine::bundle::OpenOptions;
 use marquee_engine::profile::ProfileLimits;
 
+use crate::artifacts::{self as kept, Artifacts};
 use crate::config::{Config, EXIT_BAD_CONFIG, Limits, Problems};
 use crate::store::{self, Store};
 use crate::telemetry::{self, Metrics};
@@ -45,6 +47,8 @@ enum Command {
     Serve,
     /// Lists, checks, activates and rolls back bundles; a running server follows within a second.
     Bundle(bundle::Args),
+    /// Keeps training rows and quarantine files where bundles are kept.
+    Artifacts(artifacts::Args),
     /// Brings items, users and events into the store.
     Import(import::Args),
     /// Writes the arrays that training reads.
@@ -76,6 +80,7 @@ pub fn run(cli: Cli) -> ExitCode {
         }
     };
     telemetry::init(&config.log);
+    crate::tls::install_provider();
     match execute(cli.command, config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => match error.downcast_ref::<Problems>() {
@@ -97,6 +102,7 @@ fn execute(command: Command, config: Config) -> anyhow::Result<()> {
         match command {
             Command::Serve => serve::run(config).await,
             Command::Bundle(args) => bundle::run(&config, args).await,
+            Command::Artifacts(args) => artifacts::run(&config, args).await,
             Command::Import(args) => import::run(&config, args).await,
             Command::Export(args) => export::run(&config, &args).await,
             Command::Replay(args) => replay::run(&config, args).await,
@@ -115,6 +121,11 @@ async fn open_store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
         .await
         .map_err(|error| anyhow::anyhow!(error.detail()))
         .with_context(|| format!("opening the store {}", config.store.url))
+}
+
+/// Where the config's bundles are kept.
+async fn open_artifacts(config: &Config) -> anyhow::Result<Arc<dyn Artifacts>> {
+    kept::open(config, Arc::new(Metrics::new())).await.map_err(told)
 }
 
 /// The whole log in order, for commands that walk the past.

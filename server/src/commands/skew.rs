@@ -83,7 +83,7 @@ pub(super) async fn run(config: &Config, args: &Args) -> Result<()> {
 }
 
 async fn compare(config: &Config, args: &Args, store: &Arc<dyn Store>) -> Result<Report> {
-    let registry = Registry::new(config, store.clone(), Clock::system()).map_err(told)?;
+    let registry = Registry::new(config, super::open_artifacts(config).await?, store.clone(), Clock::system());
     let profiles = Profiles::new(config, store.clone(), Arc::new(Metrics::new()));
     let mut of_bundle: BTreeMap<String, Vec<SlateRecord>> = BTreeMap::new();
     for slate in slates(&**store, args).await? {

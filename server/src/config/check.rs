@@ -68,12 +68,15 @@ fn urls(config: &Config, problems: &mut Vec<String>) {
         };
     // Each scheme, and whether something must follow it.
     scheme("store.url", &config.store.url, &[("sqlite", true), ("postgres", true), ("postgresql", true)]);
-    scheme("artifacts.url", &config.artifacts.url, &[("file", true)]);
+    scheme("artifacts.url", &config.artifacts.url, &[("file", true), ("s3", true)]);
     scheme("events.url", &config.events.url, &[("store", false), ("kafka", true)]);
     if config.cache.is_shared()
         && let Err(rule) = RedisUrl::parse(&config.cache.url)
     {
         problems.push(format!("cache.url: `{}` {rule}", config.cache.url));
+    }
+    if config.artifacts.cache_folder.is_empty() {
+        problems.push("artifacts.cache_folder: must not be empty".to_owned());
     }
     if config.events.quarantine_folder.is_empty() {
         problems.push("events.quarantine_folder: must not be empty".to_owned());
@@ -84,7 +87,7 @@ fn urls(config: &Config, problems: &mut Vec<String>) {
 const CLOCK_OFFSET_MAX_MS: u64 = 200 * 366 * 86_400_000;
 
 fn bounds(config: &Config, problems: &mut Vec<String>) {
-    let Config { server, store, cache, limits, ranking, events, slate_log, .. } = config;
+    let Config { server, store, cache, artifacts, limits, ranking, events, slate_log, .. } = config;
     let rows: &[(&str, u64, u64, u64)] = &[
         ("server.compute_threads", server.compute_threads as u64, 0, 1_024),
         ("server.queue_max_requests", server.queue_max_requests as u64, 1, 1_000_000),
@@ -125,6 +128,13 @@ fn bounds(config: &Config, problems: &mut Vec<String>) {
         ("cache.redis_value_max_bytes", cache.redis_value_max_bytes as u64, 1_024, 16 * 1024 * 1024),
         ("cache.redis_writes_max", cache.redis_writes_max as u64, 1, 100_000),
         ("cache.recent_slots", cache.recent_slots as u64, 1, 1 << 30),
+        ("artifacts.cache_max_bundles", artifacts.cache_max_bundles as u64, 2, 1_000),
+        ("artifacts.poll_ms", artifacts.poll_ms, 0, 3_600_000),
+        ("artifacts.request_timeout_ms", artifacts.request_timeout_ms, 100, 600_000),
+        // S3 takes no smaller part.
+        ("artifacts.part_bytes", artifacts.part_bytes, 5 * 1024 * 1024, 512 * 1024 * 1024),
+        ("artifacts.transfers_max", artifacts.transfers_max as u64, 1, 64),
+        ("artifacts.attempts_max", u64::from(artifacts.attempts_max), 1, 100),
         ("limits.count_max", limits.count_max as u64, 1, 10_000),
         ("limits.count_default", limits.count_default as u64, 1, 10_000),
         ("limits.exclude_max_items", limits.exclude_max_items as u64, 0, 100_000),

@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status};
 use super::{auth, convert};
 use crate::answer::Desk;
 use crate::bundles::Bundles;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::store::Store;
 
 /// Operates the server.
@@ -28,12 +28,10 @@ impl AdminService for Admin {
         request: Request<v1::ListBundlesRequest>,
     ) -> Result<Response<v1::ListBundlesResponse>, Status> {
         self.open(&request)?;
-        let bundles = self.bundles.clone();
-        let listed = tokio::task::spawn_blocking(move || bundles.registry.list()).await;
-        let listed = listed.map_err(|error| Error::internal("listing bundles", error))?;
+        let listed = self.bundles.registry.list().await?;
         let serving = self.desk.live.current();
         let serving = &serving.engine.bundle().manifest().version;
-        let info = |listed: crate::bundles::Listed| {
+        let info = |listed: crate::artifacts::Listed| {
             let problem = listed.manifest.as_ref().err().cloned().or_else(|| self.bundles.problem(&listed.version));
             let manifest = listed.manifest.ok();
             let counts = manifest.as_ref().map(|manifest| manifest.counts).unwrap_or_default();
@@ -89,6 +87,8 @@ impl AdminService for Admin {
         let mut notes = crate::status::notes(&serving, log_end, &self.desk.config);
         let problem = |version: &String| self.bundles.problem(version).filter(|_| *version != manifest.version);
         notes.extend(activations.serving.iter().filter_map(problem));
+        // What is wrong with bundles but not with one of them.
+        notes.extend(self.bundles.problem(""));
         Ok(Response::new(v1::GetStatusResponse {
             ready: true,
             notes,

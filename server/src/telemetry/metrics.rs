@@ -165,6 +165,9 @@ pub struct Metrics {
     pub ingest_batch_seconds: Histogram,
     /// From the receipt of a batch's oldest event to its presence in the store.
     pub ingest_delay_seconds: Histogram,
+    artifacts: Counters,
+    /// Bytes of bundles and other files that went to a bucket or came from it.
+    pub artifacts_bytes: Counter,
 }
 
 impl Default for Metrics {
@@ -220,6 +223,8 @@ impl Metrics {
             ingest: Counters::default(),
             ingest_batch_seconds: latencies(),
             ingest_delay_seconds: latencies(),
+            artifacts: Family::default(),
+            artifacts_bytes: Counter::default(),
         };
         metrics.store_reads_up.set(1);
         metrics.register();
@@ -286,6 +291,12 @@ impl Metrics {
         r.register("ingest", "Records by outcome: ingested, duplicate, erased, dead", self.ingest.clone());
         r.register("ingest_batch_seconds", "Time to write a batch to the store", self.ingest_batch_seconds.clone());
         r.register("ingest_delay_seconds", "From receipt to the store", self.ingest_delay_seconds.clone());
+        r.register(
+            "artifacts",
+            "What happened with a bucket: fetched, resumed, retried, damaged, published, poll_ok, poll_failed",
+            self.artifacts.clone(),
+        );
+        r.register("artifacts_bytes", "Bytes that went to a bucket or came from it", self.artifacts_bytes.clone());
     }
 
     /// One call ended.
@@ -364,6 +375,12 @@ impl Metrics {
         if count > 0 {
             self.ingest.get_or_create(&Label::new(outcome)).inc_by(count as u64);
         }
+    }
+
+    /// Something happened with a bucket: "fetched", "resumed", "retried", "damaged", "published", "poll_ok" or
+    /// "poll_failed".
+    pub fn artifacts(&self, what: &str) {
+        self.artifacts.get_or_create(&Label::new(what)).inc();
     }
 
     /// A lookup of the slate cache: "hit", "miss" or "bypass".

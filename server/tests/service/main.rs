@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bad_input;
+mod bucket;
 mod bundles;
 mod events;
 mod harness;
