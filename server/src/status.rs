@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::serving::Serving;
 
 /// One sentence for each thing that an operator should know.
-pub fn notes(serving: &Serving, log_end: Seq, config: &Config) -> Vec<String> {
+pub fn notes(serving: &Serving, log_end: Seq, ingest_lag: i64, config: &Config) -> Vec<String> {
     let bundle = serving.engine.bundle();
     let manifest = bundle.manifest();
     let mut notes = Vec::new();
@@ -22,6 +22,12 @@ pub fn notes(serving: &Serving, log_end: Seq, config: &Config) -> Vec<String> {
     let lag = log_end.saturating_sub(serving.world.watermark());
     if lag > 0 {
         notes.push(format!("slates are {lag} log entries behind"));
+    }
+    if ingest_lag > 0 {
+        notes.push(format!("the store is {ingest_lag} events behind the event log, in the partitions of this process"));
+    }
+    if config.events.url.scheme() == "kafka" && !config.events.ingest {
+        notes.push("events.ingest is off: other processes take the event log over".to_owned());
     }
     if config.admin_token.is_none() {
         notes.push("no MARQUEE_ADMIN_TOKEN: AdminService, ForgetUser and DeleteItems are closed".to_owned());

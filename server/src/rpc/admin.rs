@@ -84,7 +84,7 @@ impl AdminService for Admin {
         let log_end = self.store.log_end().await?;
         let serving = self.desk.live.current();
         let manifest = serving.engine.bundle().manifest();
-        let mut notes = crate::status::notes(&serving, log_end, &self.desk.config);
+        let mut notes = crate::status::notes(&serving, log_end, self.desk.metrics.ingest_lag.get(), &self.desk.config);
         let problem = |version: &String| self.bundles.problem(version).filter(|_| *version != manifest.version);
         notes.extend(activations.serving.iter().filter_map(problem));
         // What is wrong with bundles but not with one of them.

@@ -11,11 +11,11 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::KafkaError;
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionListElem};
 use rdkafka::types::RDKafkaRespErr;
 
 use super::client::{Plain, Voice};
-use super::ingest::Retry;
+use super::retry::Retry;
 use crate::store::{Ingested, Store};
 
 /// Next offset of each partition that is ours; `None` until the first record of one that the store does not know.
@@ -42,7 +42,8 @@ impl Assigned {
             self.drop_all(consumer);
             return;
         };
-        let ours: Vec<i32> = partitions.elements_for_topic(&self.topic).iter().map(|part| part.partition()).collect();
+        let ours: Vec<i32> =
+            partitions.elements_for_topic(&self.topic).iter().map(TopicPartitionListElem::partition).collect();
         let next = |partition| known.iter().find(|at: &&Ingested| at.partition == partition).map(|at| at.next);
         for &partition in &ours {
             if let Some(next) = next(partition)

@@ -4,7 +4,6 @@
 //! nothing is read: what waits here is one batch and librdkafka's bounded queue, the rest stays in Kafka. A process that
 //! cannot write for `events.ingest_failover_ms` loses its partitions to others.
 
-use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -20,6 +19,7 @@ use super::batch::{Batch, Dead};
 use super::client::{self, Plain, Voice};
 use super::landed::Landed;
 use super::producer::Producer;
+use super::retry::Retry;
 use super::settings::{Settings, bad};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
@@ -33,9 +33,6 @@ const IDLE_POLL: Duration = Duration::from_millis(100);
 const LAG_EVERY: Duration = Duration::from_secs(1);
 /// For one such look at one partition.
 const LAG_WAIT: Duration = Duration::from_millis(250);
-/// Between a failure and the next attempt: doubled from the first to the second, less up to half by chance.
-const RETRY_FIRST: Duration = Duration::from_millis(50);
-const RETRY_MAX: Duration = Duration::from_secs(2);
 /// Offsets of the group, for those who look at the group from outside, and for a store that is empty.
 const COMMIT_EVERY_MS: u64 = 1_000;
 /// Heartbeats in one session timeout.
@@ -65,7 +62,7 @@ impl Ingest {
     /// Joins the group and starts. Needs a Tokio runtime around it.
     pub(super) fn start(parts: Parts) -> Result<Ingest> {
         let (stop, stopping) = watch::channel(false);
-        let retry = Retry { runtime: Handle::current(), stopping };
+        let retry = Retry::new(Handle::current(), stopping);
         let context = Assigned {
             store: parts.store.clone(),
             topic: parts.settings.topic.clone(),
@@ -117,63 +114,6 @@ fn consumer(settings: &Settings, context: Assigned) -> Result<BaseConsumer<Assig
     let topic = settings.topic.as_str();
     consumer.subscribe(&[topic]).map_err(|error| bad(format!("topic {topic} cannot be read: {}", Plain(&error))))?;
     Ok(consumer)
-}
-
-/// Runs a future on the runtime until it works or the process stops.
-#[derive(Clone)]
-pub(super) struct Retry {
-    runtime: Handle,
-    stopping: watch::Receiver<bool>,
-}
-
-impl Retry {
-    fn is_stopping(&self) -> bool {
-        // The sender is gone when the log was dropped.
-        *self.stopping.borrow() || self.stopping.has_changed().is_err()
-    }
-
-    /// `None` when it stops. Not for tasks of the runtime: it blocks.
-    pub(super) fn until_done<T, F: Future<Output = Result<T>>>(
-        &self,
-        doing: &str,
-        attempt: impl Fn() -> F,
-    ) -> Option<T> {
-        self.until(doing, attempt, |_| true).map(|done| done.expect("only what may be tried again is an error here"))
-    }
-
-    /// The same, but for errors that another attempt does not cure.
-    fn until<T, F: Future<Output = Result<T>>>(
-        &self,
-        doing: &str,
-        attempt: impl Fn() -> F,
-        may_pass: impl Fn(&Error) -> bool,
-    ) -> Option<Result<T>> {
-        let (mut wait, mut stopping) = (RETRY_FIRST, self.stopping.clone());
-        loop {
-            let tried = async {
-                tokio::select! {
-                    outcome = attempt() => Some(outcome),
-                    _ = stopping.wait_for(|stopping| *stopping) => None,
-                }
-            };
-            let error = match self.runtime.block_on(tried)? {
-                Err(error) if may_pass(&error) => error,
-                outcome => return Some(outcome),
-            };
-            if wait == RETRY_FIRST {
-                tracing::warn!(error = error.detail(), "{doing} failed and is tried until it works");
-            } else {
-                tracing::debug!(error = error.detail(), "{doing} failed again");
-            }
-            let less = RandomState::new().hash_one(0) as u32 % 50;
-            let pause =
-                async { tokio::time::timeout(wait * (100 - less) / 100, stopping.wait_for(|stop| *stop)).await };
-            if self.runtime.block_on(pause).is_ok() {
-                return None;
-            }
-            wait = (wait * 2).min(RETRY_MAX);
-        }
-    }
 }
 
 /// The thread's own.
@@ -254,7 +194,7 @@ impl Work {
     fn take_over(&self, mut batch: Batch) -> Option<()> {
         let Parts { settings, metrics, clock, landed, .. } = &self.parts;
         let started = Instant::now();
-        batch.dead.drain(..).try_for_each(|dead| self.bury(dead))?;
+        batch.dead.iter().try_for_each(|dead| self.bury(dead))?;
         let outcomes = self.write(&mut batch)?;
         let count = |wanted: fn(&Outcome) -> bool| outcomes.iter().filter(|outcome| wanted(outcome)).count();
         metrics.ingest("ingested", count(|outcome| matches!(outcome, Outcome::Accepted { .. })));
@@ -291,7 +231,7 @@ impl Work {
                         Err(error) => {
                             let key = received.event.user.as_str().as_bytes().to_vec();
                             let reason = format!("the store refuses it: {error}");
-                            self.bury(Dead::new(place, reason, &key, &logged::encode(received)))?;
+                            self.bury(&Dead::new(place, reason, &key, &logged::encode(received)))?;
                         }
                     }
                 }
@@ -308,7 +248,7 @@ impl Work {
     }
 
     /// Into the dead-letter topic, acknowledged.
-    fn bury(&self, dead: Dead) -> Option<()> {
+    fn bury(&self, dead: &Dead) -> Option<()> {
         let Parts { settings, producer, metrics, .. } = &self.parts;
         let send = || producer.send_one(&settings.dead_topic, &dead.record, dead.headers(&settings.topic));
         self.retry.until_done("writing to the dead-letter topic", send)?;

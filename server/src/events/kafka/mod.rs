@@ -11,6 +11,7 @@ mod client;
 mod ingest;
 mod landed;
 mod producer;
+mod retry;
 mod settings;
 #[cfg(test)]
 mod tests;

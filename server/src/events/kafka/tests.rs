@@ -258,6 +258,23 @@ async fn events_are_acknowledged_while_the_store_is_locked_and_land_afterwards()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_cannot_write_loses_its_partitions_to_one_that_can() {
+    let mut house = House::new();
+    house.config.events.ingest_failover_ms = house.config.events.session_timeout_ms;
+    let (broken, good) = (house.store().await, house.store().await);
+    let (first, _) = house.process(&broken, true).await;
+    let mark = first.log.append(likes("a", 100), NOW).await.unwrap().mark;
+    conformance::landed(&first, &mark).await;
+    broken.close().await;
+    let (second, _) = house.process(&good, true).await;
+    let mark = second.log.append(likes("b", 100), NOW).await.unwrap().mark;
+    tokio::time::timeout(LONG, second.log.landed(&mark)).await.unwrap();
+    assert_eq!(distinct(&good).await, 200);
+    close(first).await;
+    close(second).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_erased_user_s_events_do_not_come_back_from_the_log() {
     let house = House::new();
     let store = house.store().await;

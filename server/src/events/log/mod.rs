@@ -1,8 +1,9 @@
 //! The log of events: where an event is acknowledged, and when the store has it.
 //!
 //! A port: one trait, one conformance suite (`conformance.rs`) that every implementation passes. Must not know gRPC, nor
-//! what an event is worth. What it promises: what was answered with Ok survives the loss of a machine's power, comes
-//! into the store exactly once whatever was sent twice, and the answer's mark tells when it is there.
+//! what an event is worth. What it promises: what was answered with Ok is as durable as the log is made (SQLite
+//! waits for its disk, Kafka for all in-sync replicas), comes into the store exactly once whatever was sent twice, and the
+//! answer's mark tells when it is there.
 
 #[cfg(test)]
 pub(crate) mod conformance;
