@@ -380,20 +380,16 @@ def publish(run: Run, tested: Backtest, bundles: Path, activate: bool) -> int:
 
 
 def _keep(run: Run, bundle: Path) -> None:
-    """Brings a bundle, and what it was made from, to where `artifacts.url` says; once, as a version never changes."""
-    made_from = [
-        (run.work / "rows" / "rows.safetensors", "training"),
-        (run.work / "live" / "prepared" / "quarantine.jsonl", "quarantine"),
-    ]
-
-    def action() -> Result:
-        run.binary.publish(bundle)
-        for file, kind in made_from:
-            if file.exists():
-                run.binary.keep(file, kind, f"{bundle.name}/{file.name}")
-        return {"shown": bundle.name}
-
-    run.steps.run("live: publish", action, settings={"bundle": bundle.name}, inputs=[run.binary.path])
+    """Brings a bundle, and what it was made from, to where `artifacts.url` says, unless it is there."""
+    if bundle.name in {found["version"] for found in run.binary.bundles()}:
+        return
+    run.binary.publish(bundle)
+    rows = run.work / "rows" / "rows.safetensors"
+    dropped = run.work / "live" / "prepared" / "quarantine.jsonl"
+    for file, kind in ((rows, "training"), (dropped, "quarantine")):
+        if file.exists():
+            run.binary.keep(file, kind, f"{bundle.name}/{file.name}")
+    run.steps.say(f"published {bundle.name}")
 
 
 def _report_of_serving(run: Run, serving: str | None, tested: Backtest) -> Report | None:

@@ -135,3 +135,37 @@ async fn a_bucket_s_bundles_are_followed_and_serve_on_without_it() {
     assert_eq!(server.recommend(of("ann")).await.unwrap().bundle_version, "one");
     server.stop().await;
 }
+
+/// What the binary says of a bucket with these variables over the environment; an empty one is none.
+fn told(folder: &Path, variables: &[(&str, &str)]) -> (Option<i32>, String) {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_marquee"));
+    command.args(["bundle", "list"]).current_dir(folder);
+    command.env("MARQUEE_ARTIFACTS__URL", format!("{}/credentials", variable("MARQUEE_TEST_S3")));
+    for (name, value) in variables {
+        match value.is_empty() {
+            true => command.env_remove(name),
+            false => command.env(name, value),
+        };
+    }
+    let done = command.output().unwrap();
+    (done.status.code(), String::from_utf8_lossy(&done.stderr).into_owned())
+}
+
+#[test]
+fn bad_credentials_are_told_in_plain_words_and_not_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let (key, secret) = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY");
+    assert_eq!(told(folder.path(), &[]).0, Some(0));
+    for (variables, words) in [
+        (vec![(secret, "hush-hush")], "refuses the credentials"),
+        (vec![(key, "nobody-of-ours")], "refuses the credentials"),
+        (vec![(key, ""), (secret, "")], "there are no credentials"),
+        (vec![(secret, "hush\nhush")], "AWS_SECRET_ACCESS_KEY holds what no credential can"),
+        (vec![("AWS_REGION", "no region")], "AWS_REGION is no region's name"),
+    ] {
+        let (status, said) = told(folder.path(), &variables);
+        assert_ne!(status, Some(0), "{variables:?}");
+        assert!(said.contains("artifacts.url: ") && said.contains(words), "{variables:?}: {said}");
+        assert!(!said.contains("hush") && !said.contains("panicked"), "{said}");
+    }
+}

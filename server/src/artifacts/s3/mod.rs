@@ -202,7 +202,7 @@ impl Artifacts for S3 {
                 "must be names of letters, digits, `.`, `-` or `_` with `/` between them, none starting with `.`";
             return Err(Error::invalid("name", rule));
         }
-        let at = name.split('/').fold(self.root.clone().join(kind.name()), |at, part| at.join(part));
+        let at = name.split('/').fold(self.root.clone().join(kind.name()), Path::join);
         self.upload(file, &at).await?;
         Ok(Some(format!("{}/{}/{name}", self.shown, kind.name())))
     }
