@@ -289,3 +289,27 @@ async fn a_full_redis_is_still_read_and_a_flushed_one_is_only_empty() {
     let reading = cache.read(&ann, wanted(None)).await;
     assert_eq!((reading.profile, reading.is_down), (None, false));
 }
+
+#[tokio::test]
+async fn the_master_s_successor_is_found_through_the_sentinels() {
+    let mut master = PrivateRedis::with("repl-diskless-sync-delay 0");
+    let _replica = PrivateRedis::with(&format!("replicaof 127.0.0.1 {}", master.port()));
+    until("the replica follows", async || master.command("WAIT 1 100").unwrap() == ":1").await;
+    let sentinel = PrivateRedis::with(&format!(
+        "sentinel monitor main 127.0.0.1 {} 1\nsentinel down-after-milliseconds main 300\n\
+         sentinel failover-timeout main 2000",
+        master.port()
+    ));
+    until("the sentinel knows the replica", async || sentinel.command("SENTINEL REPLICAS main").unwrap() == "*1").await;
+    let (cache, metrics) = open(&config(&format!("redis+sentinel://127.0.0.1:{}/main", sentinel.port()))).await;
+    let ann = UserKey::user("ann");
+    cache.write(&ann, Some(Bytes::from_static(b"profile")), None);
+    until("it is written", async || cache.read(&ann, wanted(None)).await.profile.is_some()).await;
+    master.kill();
+    until("the successor takes a write", async || {
+        cache.write(&ann, Some(Bytes::from_static(b"newer")), None);
+        cache.read(&ann, wanted(None)).await.profile.as_deref() == Some(b"newer")
+    })
+    .await;
+    assert_eq!(number(&metrics, "marquee_redis_up"), 1);
+}
