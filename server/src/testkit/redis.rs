@@ -43,7 +43,7 @@ impl PrivateRedis {
 
     /// Where it is.
     pub(crate) fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+        format!("redis://127.0.0.1:{}", self.port())
     }
 
     /// One command without spaces in its words; gives the first line of the answer.
