@@ -171,11 +171,9 @@ impl Profiles {
         for key in keys {
             self.recent.mark(key, seq);
             let mut shard = self.shard(key);
-            if let Some(kept) = shard.kept.pop(key) {
-                // Merged or not, it is what is known of them without the store.
-                if let Kept::Profile(held) | Kept::Outdated(held) = kept {
-                    shard.kept.put(key.clone(), Kept::Outdated(held));
-                }
+            // Better than nothing when the store is down; whose a visitor is must be asked again.
+            if let Some(Kept::Profile(held) | Kept::Outdated(held)) = shard.kept.pop(key) {
+                shard.kept.put(key.clone(), Kept::Outdated(held));
             }
             shard.generation += 1;
         }

@@ -86,6 +86,9 @@ impl Desk {
                 if found.is_old {
                     self.refresh(&ask, encode);
                 }
+                if let Some(leader) = leader {
+                    leader.land(found.entry.clone());
+                }
                 self.save(far.unsaved);
                 return Ok(self.repeat(found.entry, now_ms, far.outage));
             }

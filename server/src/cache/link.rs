@@ -86,7 +86,7 @@ impl Link {
         match tokio::time::timeout(link.connect_timeout, connection.ask(&ping)).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => return Err(link.refused(&error)),
-            Err(_) => return Err(link.refused(&RedisError::from(std::io::Error::from(std::io::ErrorKind::TimedOut)))),
+            Err(_) => return Err(link.refused(&timed_out())),
         }
         link.take(connection);
         Ok(link)
@@ -183,15 +183,12 @@ impl Link {
                 continue;
             }
             tokio::time::sleep(jittered(pause)).await;
-            match self.connect().await {
+            match self.connect_and_try().await {
                 Ok(connection) => {
                     tracing::info!("redis is back");
                     self.take(connection);
                     poll().await;
-                    // Connecting alone proves little: a pause that grew is forgotten by an answer only.
-                    if self.connection.load().is_some() {
-                        pause = self.pause;
-                    }
+                    pause = self.pause;
                 }
                 Err(error) => {
                     self.metrics.redis_error("connection");
@@ -199,6 +196,16 @@ impl Link {
                     pause = (pause * 2).min(self.pause * PAUSE_TIMES_MAX);
                 }
             }
+        }
+    }
+
+    /// Connecting alone proves little: it must answer as fast as answers need it.
+    async fn connect_and_try(&self) -> RedisResult<Connection> {
+        let mut connection = self.connect().await?;
+        let ping = redis::cmd("PING");
+        match tokio::time::timeout(self.response_timeout, connection.ask(&ping)).await {
+            Ok(answer) => answer.map(|_| connection),
+            Err(_) => Err(timed_out()),
         }
     }
 
@@ -212,7 +219,7 @@ impl Link {
         };
         match tokio::time::timeout(self.connect_timeout, connecting).await {
             Ok(connection) => connection,
-            Err(_) => Err(RedisError::from(std::io::Error::from(std::io::ErrorKind::TimedOut))),
+            Err(_) => Err(timed_out()),
         }
     }
 
@@ -325,6 +332,10 @@ impl Connection {
             Connection::Cluster(connection) => pipeline.query_async(connection).await,
         }
     }
+}
+
+fn timed_out() -> RedisError {
+    RedisError::from(std::io::Error::from(std::io::ErrorKind::TimedOut))
 }
 
 /// Small commands go at once.

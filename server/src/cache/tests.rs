@@ -1,6 +1,9 @@
 //! One suite for every place that slates can be kept in, and what happens when Redis fails. Real servers.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 use crate::config::Address;
@@ -248,6 +251,52 @@ async fn a_frozen_redis_is_left_alone_after_a_few_answers_that_did_not_come() {
     assert_eq!(number(&metrics, "marquee_redis_up"), 1);
 }
 
+/// Hands answers on after so many milliseconds. Gives its port.
+async fn slowed(redis: &PrivateRedis, delay_ms: Arc<AtomicU64>) -> u16 {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (port, server) = (listener.local_addr().unwrap().port(), redis.port());
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let Ok(server) = tokio::net::TcpStream::connect(("127.0.0.1", server)).await else { return };
+            let ((mut asks, mut hears), (mut answers, mut told)) = (client.into_split(), server.into_split());
+            tokio::spawn(async move { tokio::io::copy(&mut asks, &mut told).await });
+            let delay_ms = delay_ms.clone();
+            tokio::spawn(async move {
+                let mut bytes = [0; 4_096];
+                while let Ok(length @ 1..) = answers.read(&mut bytes).await {
+                    tokio::time::sleep(Duration::from_millis(delay_ms.load(Ordering::Relaxed))).await;
+                    if hears.write_all(&bytes[..length]).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn a_slow_redis_is_not_tried_by_one_answer_after_the_other() {
+    let redis = PrivateRedis::start();
+    let delay_ms = Arc::new(AtomicU64::new(0));
+    let port = slowed(&redis, delay_ms.clone()).await;
+    let mut config = config(&format!("redis://127.0.0.1:{port}"));
+    config.cache.response_timeout_ms = 100;
+    config.cache.breaker_failures = 3;
+    let (cache, metrics) = open(&config).await;
+    let ann = UserKey::user("ann");
+    let before = trips(&metrics, "read");
+    delay_ms.store(300, Ordering::Relaxed);
+    for _ in 0..200 {
+        assert!(cache.read(&ann, wanted(None)).await.is_down);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let waited = trips(&metrics, "read") - before;
+    assert!((1..=3).contains(&waited), "{waited} answers waited for it");
+    delay_ms.store(0, Ordering::Relaxed);
+    until("it is used again", async || !cache.read(&ann, wanted(None)).await.is_down).await;
+}
+
 #[tokio::test]
 async fn a_killed_redis_costs_nothing_and_is_used_again_when_it_is_back() {
     let mut redis = PrivateRedis::start();
@@ -288,4 +337,28 @@ async fn a_full_redis_is_still_read_and_a_flushed_one_is_only_empty() {
     redis.command("FLUSHALL").unwrap();
     let reading = cache.read(&ann, wanted(None)).await;
     assert_eq!((reading.profile, reading.is_down), (None, false));
+}
+
+#[tokio::test]
+async fn the_master_s_successor_is_found_through_the_sentinels() {
+    let mut master = PrivateRedis::with("repl-diskless-sync-delay 0");
+    let _replica = PrivateRedis::with(&format!("replicaof 127.0.0.1 {}", master.port()));
+    until("the replica follows", async || master.command("WAIT 1 100").unwrap() == ":1").await;
+    let sentinel = PrivateRedis::with(&format!(
+        "sentinel monitor main 127.0.0.1 {} 1\nsentinel down-after-milliseconds main 300\n\
+         sentinel failover-timeout main 2000",
+        master.port()
+    ));
+    until("the sentinel knows the replica", async || sentinel.command("SENTINEL REPLICAS main").unwrap() == "*1").await;
+    let (cache, metrics) = open(&config(&format!("redis+sentinel://127.0.0.1:{}/main", sentinel.port()))).await;
+    let ann = UserKey::user("ann");
+    cache.write(&ann, Some(Bytes::from_static(b"profile")), None);
+    until("it is written", async || cache.read(&ann, wanted(None)).await.profile.is_some()).await;
+    master.kill();
+    until("the successor takes a write", async || {
+        cache.write(&ann, Some(Bytes::from_static(b"newer")), None);
+        cache.read(&ann, wanted(None)).await.profile.as_deref() == Some(b"newer")
+    })
+    .await;
+    assert_eq!(number(&metrics, "marquee_redis_up"), 1);
 }

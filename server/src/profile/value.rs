@@ -251,6 +251,19 @@ mod tests {
         }
     }
 
+    /// What docs/operations.md says of memory.
+    #[test]
+    fn an_event_of_a_profile_takes_some_twenty_bytes() {
+        let event = |n: i64| ProfileEvent {
+            item: format!("i{}", 10_000 + n).into(),
+            time_ms: 1_700_000_000_000 + n * 86_400_000,
+            touch: Touch { weight: 1.0, rating: 4.5, seen: true, interaction: true },
+        };
+        let rated = Profile { events: (0..100).map(event).collect(), ..Profile::default() };
+        let bytes = write(&Kept::Profile(rated), 1 << 40, RULES).len();
+        assert!((1_500..2_200).contains(&bytes), "{bytes}");
+    }
+
     #[test]
     fn other_rules_and_larger_profiles_are_nothing() {
         let event = ProfileEvent { item: "i".into(), time_ms: 1, touch: Touch::default() };

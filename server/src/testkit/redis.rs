@@ -15,24 +15,35 @@ pub(crate) struct PrivateRedis {
     child: Child,
     port: u16,
     folder: TempDir,
+    settings: String,
 }
 
 impl PrivateRedis {
     /// Starts it on a free port and waits until it answers.
     pub(crate) fn start() -> PrivateRedis {
-        let folder = tempfile::tempdir().unwrap();
+        PrivateRedis::with("save \"\"")
+    }
+
+    /// The same with these lines in its configuration; a sentinel if they speak of one.
+    pub(crate) fn with(settings: &str) -> PrivateRedis {
+        let (folder, settings) = (tempfile::tempdir().unwrap(), settings.to_owned());
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         drop(listener);
-        let child = spawn(port, &folder);
-        let redis = PrivateRedis { child, port, folder };
+        let child = spawn(port, &folder, &settings);
+        let redis = PrivateRedis { child, port, folder, settings };
         redis.wait();
         redis
     }
 
+    /// Where it listens, on 127.0.0.1.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Where it is.
     pub(crate) fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+        format!("redis://127.0.0.1:{}", self.port())
     }
 
     /// One command without spaces in its words; gives the first line of the answer.
@@ -63,7 +74,7 @@ impl PrivateRedis {
 
     /// It is there again, on the same port, with nothing in it.
     pub(crate) fn restart(&mut self) {
-        self.child = spawn(self.port, &self.folder);
+        self.child = spawn(self.port, &self.folder, &self.settings);
         self.wait();
     }
 
@@ -91,12 +102,11 @@ impl Drop for PrivateRedis {
     }
 }
 
-fn spawn(port: u16, folder: &TempDir) -> Child {
-    Command::new("redis-server")
-        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
-        .arg("--dir")
-        .arg(folder.path())
-        .stdout(Stdio::null())
-        .spawn()
-        .expect("redis-server is on PATH: `make test` sees to that")
+fn spawn(port: u16, folder: &TempDir, settings: &str) -> Child {
+    let path = folder.path().join("redis.conf");
+    let place = folder.path().display();
+    std::fs::write(&path, format!("port {port}\nbind 127.0.0.1\ndir {place}\n{settings}\n")).unwrap();
+    let mut command = Command::new("redis-server");
+    command.arg(path).args(settings.contains("sentinel").then_some("--sentinel")).stdout(Stdio::null());
+    command.spawn().expect("redis-server is on PATH: `make test` sees to that")
 }

@@ -140,10 +140,9 @@ async fn no_call_fails_because_of_redis_and_the_answer_says_what_it_lacked() {
     let token = server.upsert(items(20)).await;
     server.recommend(v1::RecommendRequest { write_token: token, ..of("ann") }).await.unwrap();
     for fault in ["frozen", "killed"] {
-        if fault == "frozen" {
-            redis.freeze()
-        } else {
-            redis.kill()
+        match fault {
+            "frozen" => redis.freeze(),
+            _ => redis.kill(),
         }
         until("redis is left alone", async || {
             let answer = server.recommend(of(&someone())).await.unwrap();
@@ -159,10 +158,9 @@ async fn no_call_fails_because_of_redis_and_the_answer_says_what_it_lacked() {
             let repeated = server.recommend(of(&user)).await.unwrap();
             assert_eq!((repeated.cache_status(), missed(&repeated)), (v1::CacheStatus::Hit, vec![]));
         }
-        if fault == "frozen" {
-            redis.thaw()
-        } else {
-            redis.restart()
+        match fault {
+            "frozen" => redis.thaw(),
+            _ => redis.restart(),
         }
         until("redis is used again", async || missed(&server.recommend(of(&someone())).await.unwrap()).is_empty())
             .await;

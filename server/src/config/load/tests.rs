@@ -133,3 +133,13 @@ fn text_that_is_not_toml_is_one_problem_with_its_place() {
     let found = problems("[server\nlisten = 1", &[]);
     assert!(found.len() == 1 && found[0].contains("line 1"), "{found:?}");
 }
+
+#[test]
+fn a_redis_is_checked_before_anything_is_opened() {
+    let found = problems("[cache]\nurl = \"redis+cluster://:hush@a:1/2\"\nttl_ms = 2\nhard_ttl_ms = 1", &[]);
+    assert_eq!(found.len(), 2, "{found:#?}");
+    assert!(found[0].starts_with("cache.url: ") && !found[0].contains("hush"), "{found:#?}");
+    assert!(found[1].contains("cache.hard_ttl_ms"), "{found:#?}");
+    let redis = "[cache]\nurl = \"rediss+sentinel://u:p@a:1,b:2/main\"";
+    assert!(Config::parse(redis, no_environment()).is_ok());
+}
