@@ -168,6 +168,9 @@ pub async fn read(
     Ok(Summary { rows, sha256 })
 }
 
+/// A line's one key and what stands there.
+type Line = (String, Map<String, Json>);
+
 struct Reader<'r> {
     input: &'r mut (dyn BufRead + Send),
     line: u64,
@@ -191,8 +194,8 @@ impl Reader<'_> {
         }
     }
 
-    /// The next line's one key and what stands there; `None` at the end.
-    fn next(&mut self) -> Result<Option<(String, Map<String, Json>)>, Problem> {
+    /// The next line; `None` at the end.
+    fn next(&mut self) -> Result<Option<Line>, Problem> {
         self.line += 1;
         let mut line = Vec::new();
         let length = (&mut *self.input).take(LINE_MAX_BYTES).read_until(b'\n', &mut line)?;

@@ -21,19 +21,13 @@ async fn what_runs_often_walks_an_index() {
     let store = schema.open().await.unwrap();
     // 20,000 events of 500 users in two months.
     for (month, received_ms) in [("a", 1_767_225_500_000), ("b", 1_767_225_600_000)] {
-        for user in 0..500 {
-            let events = (0..20).map(|n| {
-                let mut event = event(&format!("{month}{user}-{n}"));
-                event.user = if n % 5 == 0 {
-                    UserKey::anonymous(&format!("v{user}"))
-                } else {
-                    UserKey::user(&format!("u{user}"))
-                };
-                event.time_ms = n;
-                event
-            });
-            store.append_events(events.collect(), received_ms).await.unwrap();
-        }
+        let events = (0..10_000).map(|n: i64| {
+            let (user, n) = (n / 20, n % 20);
+            let key =
+                if n % 5 == 0 { UserKey::anonymous(&format!("v{user}")) } else { UserKey::user(&format!("u{user}")) };
+            Event { user: key, time_ms: n, ..event(&format!("{month}{user}-{n}")) }
+        });
+        store.append_events(events.collect(), received_ms).await.unwrap();
     }
     store.merge_users(&UserKey::anonymous("v7"), &UserKey::user("u7"), 1_767_225_600_000).await.unwrap();
     store.close().await;
