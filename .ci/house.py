@@ -19,7 +19,18 @@ ENGINE_WITHOUT = {
     "async-std", "chrono", "fred", "hyper", "mio", "prost-types", "rdkafka", "redis", "reqwest", "rusqlite", "sqlx",
     "time", "tokio", "tonic",
 }  # fmt: skip
-LICENCES = {"Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "ISC", "MIT", "Unicode-3.0", "Zlib"}
+# Two are of data: Unicode's tables, and the certificates of public authorities.
+LICENCES = {
+    "Apache-2.0",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "BSL-1.0",
+    "ISC",
+    "MIT",
+    "CDLA-Permissive-2.0",
+    "Unicode-3.0",
+    "Zlib",
+}
 REFUSED = {
     "openssl-sys": "TLS is rustls; no C library that must be on the machine",
     "protoc-bin-vendored": "protos compile without protoc",
