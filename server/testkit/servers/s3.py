@@ -67,6 +67,8 @@ class S3(Server):
         words += ["-master.peers=none", "-master.volumeSizeLimitMB=64", "-volume.max=50", "-volume.preStopSeconds=0"]
         words += ["-filer", "-s3", "-s3.iam=false", f"-s3.config={self.folder}/s3.json"]
         words += [f"-s3.port={self.port}", "-s3.port.iceberg=0", "-s3.port.lance=0"]
+        # Else a put into a missing bucket makes it, and that it is missing could not be tested.
+        words += ["-s3.autoCreateBucket=false"]
         names = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc")
         return words + [f"-{name}={port}" for name, port in zip((*names, "s3.port.grpc"), self._ports, strict=True)]
 
