@@ -45,6 +45,7 @@ pub struct Postgres {
     server: Server,
     readers: Readers,
     writer: Writer<Live>,
+    metrics: Arc<Metrics>,
 }
 
 impl Postgres {
@@ -58,7 +59,8 @@ impl Postgres {
         metrics.log_end.set(end as i64);
         let readers = Readers::new(server.clone(), config.store.read_connections_max);
         let session = Session::new(server.clone(), sql, Arc::clone(&metrics));
-        Ok(Postgres { server, readers, writer: Writer::start(session, end, &config.store, metrics) })
+        let writer = Writer::start(session, end, &config.store, Arc::clone(&metrics));
+        Ok(Postgres { server, readers, writer, metrics })
     }
 }
 
@@ -159,7 +161,12 @@ impl Store for Postgres {
     }
 
     async fn log_after(&self, seq: Seq, limit: usize) -> Result<Vec<LogRow>> {
-        read!(self, |view| log::after(&mut view, seq, limit))
+        let rows = read!(self, |view| log::after(&mut view, seq, limit))?;
+        if let Some(last) = rows.last() {
+            // Other processes write too.
+            self.metrics.log_end.set(self.metrics.log_end.get().max(last.seq as i64));
+        }
+        Ok(rows)
     }
 
     async fn log_end(&self) -> Result<Seq> {

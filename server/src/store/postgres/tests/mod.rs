@@ -61,6 +61,7 @@ async fn positions_of_several_processes_rise_by_time_of_commit_without_gaps() {
     let ((), (), seen) = tokio::join!(write(&first, "a"), write(&second, "b"), follow);
     assert_eq!(seen, (1..=61).collect::<Vec<_>>());
     assert_eq!(second.counts().await.unwrap().events, 61);
+    assert_eq!(first.metrics.log_end.get(), 61, "what others wrote is in the metric once it is read");
     first.close().await;
     second.close().await;
 }
