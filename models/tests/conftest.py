@@ -6,6 +6,8 @@ import os
 
 # Before numpy comes: tiny matrices are slower on several threads, and tests run beside others.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Before gRPC comes: tests start processes while its threads run, and it would complain of each.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 import json
 from collections.abc import Iterable

@@ -116,13 +116,14 @@ async fn a_stop_is_told_to_watchers_first_and_calls_are_taken_until_the_notice_i
     let mut config = crate::harness::config(folder.path());
     config.server.drain_notice_ms = 3_000;
     let mut server = Server::with(config).await;
-    server.upsert(items(3)).await;
+    let write_token = server.upsert(items(3)).await;
     let mut health = HealthClient::new(server.channel());
     let mut watched = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
     assert_eq!(watched.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
     server.signal();
     assert_eq!(watched.message().await.unwrap().unwrap().status(), ServingStatus::NotServing);
-    assert_eq!(server.recommend(of("ann")).await.unwrap().results.len(), 3);
+    let request = v1::RecommendRequest { write_token, require_fresh: true, ..of("ann") };
+    assert_eq!(server.recommend(request).await.unwrap().results.len(), 3);
     // The stream ends with the drain instead of holding it.
     assert!(watched.message().await.unwrap().is_none());
     server.stop().await;
