@@ -1,10 +1,12 @@
 //! Bundles in a bucket, with copies of some on this machine. Under `PREFIX/NAMESPACE/`:
 //!
-//!     bundles/VERSION/claim           digest of the manifest that this version is for, written first, only if absent
-//!     bundles/VERSION/FILE...
-//!     bundles/VERSION/manifest.json   written last, only if absent: without it the bundle is not there
-//!     current                         which bundle is meant to serve; see [`Current`]
-//!     training/...  quarantine/...
+//! ```text
+//! bundles/VERSION/claim           digest of the manifest that this version is for, written first, only if absent
+//! bundles/VERSION/FILE...
+//! bundles/VERSION/manifest.json   written last, only if absent: without it the bundle is not there
+//! current                         which bundle is meant to serve; see [`Current`]
+//! training/...  quarantine/...
+//! ```
 //!
 //! Any S3 will do that has conditional puts. Must not know which bundle serves.
 
