@@ -129,9 +129,7 @@ class Theirs:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-        self.session = onnxruntime.InferenceSession(
-            str(model.path), options, providers=["CPUExecutionProvider"]
-        )
+        self.session = onnxruntime.InferenceSession(str(model.path), options, providers=["CPUExecutionProvider"])
         self.inputs = {self.session.get_inputs()[0].name: model.features}
 
     def score(self, calls: int) -> tuple[float, Array]:
