@@ -1,28 +1,29 @@
 """Our ranker beside onnxruntime: the same ONNX file, the same rows, one thread each, in one run.
 
 Trees: 300 of depth 6 over 85 columns, trained here by XGBoost on random rows with unknown values, exported as every
-ranker is. Dense: a network of 168 -> 256 -> 128 -> 1 as PyTorch exports one, bare, and once with what deployed networks have
-before it (unknown values filled, columns scaled) and behind it (a sigmoid). Scores are compared first. Then they take turns;
-times are what the thread used of the processor, medians count.
+ranker is. Dense: a network of 168 -> 256 -> 128 -> 1 as PyTorch exports one, bare, and once with what deployed networks
+have before it (unknown values filled, columns scaled) and behind it (a sigmoid). Scores are compared first. Then they
+take turns; times are what the thread used of the processor, medians count.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import subprocess
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import xgboost
-from onnx import TensorProto, helper, numpy_helper
-
 from marquee_models.export import export_xgboost
+from onnx import TensorProto, helper, numpy_helper
 
 ROWS = 500
 TREES, DEPTH, TREE_COLUMNS = 300, 6, 85
@@ -66,7 +67,7 @@ def dense(folder: Path, *, is_deployed: bool) -> Model:
         weights.append(numpy_helper.from_array(array.astype(np.float32), name))
         return name
 
-    def node(op: str, inputs: list[str], output: str, **attributes: int) -> str:
+    def node(op: str, inputs: list[str], output: str, **attributes: Any) -> str:
         nodes.append(helper.make_node(op, inputs, [output], **attributes))
         return output
 
@@ -77,7 +78,7 @@ def dense(folder: Path, *, is_deployed: bool) -> Model:
         value = node("Where", [unknown, constant("mean", random.normal(size=(1, WIDTHS[0]))), value], "filled")
         value = node("Sub", [value, "mean"], "centred")
         value = node("Div", [value, constant("deviation", 1 + random.random((1, WIDTHS[0])))], "scaled")
-    for at, (inputs, outputs) in enumerate(zip(WIDTHS, WIDTHS[1:], strict=False)):
+    for at, (inputs, outputs) in enumerate(itertools.pairwise(WIDTHS)):
         weight = constant(f"w{at}", random.normal(size=(outputs, inputs)) / np.sqrt(inputs))
         bias = constant(f"b{at}", random.normal(size=outputs))
         value = node("Gemm", [value, weight, bias], f"h{at}", transB=1)
@@ -105,7 +106,7 @@ class Ours:
     def __init__(self, binary: str, model: Model, folder: Path) -> None:
         features, self.out = folder / "features", folder / "scores"
         model.features.tofile(features)
-        words = [binary, model.path, str(model.features.shape[1]), features]
+        words = [binary, str(model.path), str(model.features.shape[1]), str(features)]
         self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def score(self, calls: int) -> tuple[float, Array]:
