@@ -12,7 +12,7 @@ SAMPLE_S = 0.2
 # Without any progress for so long, something is wrong.
 STUCK_S = 60.0
 # Over the second half: less growth than this share of what is resident is none, ...
-FLAT_SHARE = 0.03
+FLAT_SHARE = 0.05
 # ... and a run of fewer events than this is too short to tell: caches and pools still fill.
 TELLING_EVENTS = 5_000_000
 
