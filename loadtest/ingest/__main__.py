@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -166,6 +167,11 @@ def tell_memory(growth: Growth, events: int) -> bool:
     return growth.is_flat or not is_telling
 
 
+def leave(number: int, _: object) -> None:
+    """Ends by an exception, so that what was started is ended, too."""
+    raise SystemExit(128 + number)
+
+
 def main() -> int:
     """1 when anything is wrong."""
     parser = argparse.ArgumentParser(prog="bench-ingest", description=__doc__)
@@ -173,6 +179,9 @@ def main() -> int:
     parser.add_argument("--events", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
+    # Told to stop, it stops its servers, too.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, leave)
     (tools.ROOT / ".marquee").mkdir(exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="bench-ingest-", dir=tools.ROOT / ".marquee"))
     bench = Bench(folder, given.binaries.absolute(), given.events)
