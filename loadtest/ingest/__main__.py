@@ -180,8 +180,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     # Told to stop, it stops its servers, too.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, leave)
+    for told in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(told, leave)
     (tools.ROOT / ".marquee").mkdir(exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="bench-ingest-", dir=tools.ROOT / ".marquee"))
     bench = Bench(folder, given.binaries.absolute(), given.events)
