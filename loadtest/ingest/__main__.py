@@ -162,7 +162,8 @@ def tell_memory(growth: Growth, events: int) -> bool:
     )
     print(
         f"memory   {growth.mb_per_million:+.2f} MB per million events over the second half"
-        f" ({growth.grown_mb:+.1f} of {growth.mean_mb:.1f} MB): {verdict}; at each tenth: {shown}"
+        f" ({growth.grown_mb:+.1f} of {growth.mean_mb:.1f} MB, scattered by {growth.deviation_mb:.1f}):"
+        f" {verdict}; at each tenth: {shown}"
     )
     return growth.is_flat or not is_telling
 

@@ -11,8 +11,10 @@ from ingest.servers import Marquee, cpu_s, resident_mb
 SAMPLE_S = 0.2
 # Without any progress for so long, something is wrong.
 STUCK_S = 60.0
-# Over the second half: less growth than this share of what is resident is none, ...
+# Over the second half: growth within this share of what is resident is none, nor is growth within so many standard
+# deviations of what is resident around the line (pages come and go all the time), ...
 FLAT_SHARE = 0.05
+FLAT_DEVIATIONS = 2.0
 # ... and a run of fewer events than this is too short to tell: caches and pools still fill.
 TELLING_EVENTS = 5_000_000
 
@@ -57,11 +59,13 @@ class Taken:
         middle_x, middle_y = sum(x) / len(x), sum(y) / len(y)
         spread = sum((at - middle_x) ** 2 for at in x)
         slope = sum((a - middle_x) * (b - middle_y) for a, b in zip(x, y, strict=True)) / spread if spread else 0.0
+        line = (middle_y + slope * (at - middle_x) for at in x)
+        deviation = (sum((a - b) ** 2 for a, b in zip(y, line, strict=True)) / len(y)) ** 0.5
         tenths = [
             min(self.samples, key=lambda sample: abs(sample.events - self.samples[-1].events * tenth / 10)).resident_mb
             for tenth in range(11)
         ]
-        return Growth(slope, slope * (x[-1] - x[0]), middle_y, tenths)
+        return Growth(slope, slope * (x[-1] - x[0]), middle_y, deviation, tenths)
 
 
 @dataclass(frozen=True)
@@ -71,12 +75,13 @@ class Growth:
     mb_per_million: float
     grown_mb: float
     mean_mb: float
+    deviation_mb: float
     tenths_mb: Sequence[float]
 
     @property
     def is_flat(self) -> bool:
         """Whether it hardly grows."""
-        return self.grown_mb <= FLAT_SHARE * self.mean_mb
+        return self.grown_mb <= max(FLAT_SHARE * self.mean_mb, FLAT_DEVIATIONS * self.deviation_mb)
 
 
 def watch(marquee: Marquee, wanted: int, others: Mapping[str, int]) -> Taken:
