@@ -50,8 +50,8 @@ check: models/.venv/stamp ## What CI runs before the tests: format, lints, types
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
 	bash .ci/protos
-	cd models && .venv/bin/ruff format --check --config pyproject.toml . ../server/testkit
-	cd models && .venv/bin/ruff check --config pyproject.toml . ../server/testkit && .venv/bin/mypy
+	cd models && .venv/bin/ruff format --check --config pyproject.toml . ../server/testkit ../loadtest/ingest
+	cd models && .venv/bin/ruff check --config pyproject.toml . ../server/testkit ../loadtest/ingest && .venv/bin/mypy
 	bash .ci/peers
 	$(PYTHON) .ci/house.py
 
@@ -104,6 +104,10 @@ bench-recall: ## Recall and time of graphs at full size, from hnsw_rs and from o
 .PHONY: bench-floor
 bench-floor: ## Server CPU of a cached answer beside a bare tonic echo of the same slate
 	@bash loadtest/floor.sh
+
+.PHONY: bench-ingest
+bench-ingest: ## Events through Kafka into PostgreSQL beside psql's COPY of the same rows, and memory. EVENTS=1000000 ROUNDS=3
+	@bash loadtest/ingest.sh --events $(or $(EVENTS),1000000) --rounds $(or $(ROUNDS),3)
 
 ##@ At full size
 

@@ -39,6 +39,11 @@ const COMMIT_EVERY_MS: u64 = 1_000;
 const HEARTBEATS: u64 = 12;
 /// One answer to a fetch.
 const FETCH_MAX_BYTES: usize = 16 * 1024 * 1024;
+/// Of one partition in such an answer. Small records take several times their bytes in librdkafka's queue: what one answer
+/// brings beyond `events.ingest_batch_max_events` should be little.
+const FETCH_PARTITION_MAX_BYTES: usize = 256 * 1024;
+/// When a partition of which a batch waits is looked at again; a second unless told otherwise, in which many batches pass.
+const FETCH_AGAIN_MS: u64 = 10;
 /// A broker holds an empty fetch for so long; data that comes is sent at once.
 const FETCH_WAIT_MS: u64 = 100;
 
@@ -108,6 +113,10 @@ fn consumer(settings: &Settings, context: Assigned) -> Result<BaseConsumer<Assig
         .set("max.poll.interval.ms", events.ingest_failover_ms.to_string())
         .set("fetch.wait.max.ms", FETCH_WAIT_MS.to_string())
         .set("queued.max.messages.kbytes", queue_kib.to_string())
+        // A partition of which a batch waits is not asked for more.
+        .set("queued.min.messages", events.ingest_batch_max_events.to_string())
+        .set("fetch.queue.backoff.ms", FETCH_AGAIN_MS.to_string())
+        .set("fetch.message.max.bytes", FETCH_PARTITION_MAX_BYTES.to_string())
         .set("fetch.max.bytes", events.ingest_queue_max_bytes.min(FETCH_MAX_BYTES).to_string())
         .create_with_context(context)
         .map_err(|error| bad(client::not_made(&error)))?;

@@ -42,21 +42,30 @@ impl Write<Live> for Append {
             false => appended.next().expect("one outcome for each that was appended"),
         };
         let outcomes = is_erased.iter().map(outcome).collect();
-        // One by one, not by array: the same partition may come twice, and a statement may touch a row once.
-        for position in &self.positions {
-            sqlx::query(
-                "INSERT INTO ingested (log, partition, next) VALUES ($1, $2, $3) ON CONFLICT (log, partition) \
-                 DO UPDATE SET next = greatest(ingested.next, excluded.next)",
-            )
-            .bind(position.log.as_bytes())
-            .bind(i64::from(position.partition))
-            .bind(position.next)
-            .execute(&mut tx.connection.sql)
-            .await
-            .map_err(failed("noting how far the shared log was taken over"))?;
-        }
+        note(&mut tx.connection.sql, &self.positions).await?;
         Ok(outcomes)
     }
+}
+
+/// Notes how far the log was taken over; never goes back.
+async fn note(sql: &mut PgConnection, positions: &[Ingested]) -> Result<()> {
+    if positions.is_empty() {
+        return Ok(());
+    }
+    // The same partition may come twice, and a statement may touch a row once.
+    sqlx::query(
+        "INSERT INTO ingested (log, partition, next) \
+         SELECT log, partition, max(next) FROM unnest($1::bytea[], $2::bigint[], $3::bigint[]) AS new (log, partition, next) \
+         GROUP BY log, partition \
+         ON CONFLICT (log, partition) DO UPDATE SET next = greatest(ingested.next, excluded.next)",
+    )
+    .bind(positions.iter().map(|position| position.log.as_bytes()).collect::<Vec<_>>())
+    .bind(positions.iter().map(|position| i64::from(position.partition)).collect::<Vec<_>>())
+    .bind(positions.iter().map(|position| position.next).collect::<Vec<_>>())
+    .execute(sql)
+    .await
+    .map(|_| ())
+    .map_err(failed("noting how far the shared log was taken over"))
 }
 
 /// When each of these events' users was erased last; only those who were.

@@ -1,0 +1,1 @@
+"""How fast events come through Kafka into PostgreSQL, beside psql's COPY of the same rows: `make bench-ingest`."""
