@@ -105,6 +105,16 @@ bench-recall: ## Recall and time of graphs at full size, from hnsw_rs and from o
 bench-floor: ## Server CPU of a cached answer beside a bare tonic echo of the same slate
 	@bash loadtest/floor.sh
 
+.PHONY: bench-redis
+bench-redis: ## Server CPU of an answer that comes from Redis beside a bare tonic handler of one GET of the same bytes
+	@bash loadtest/floor_redis.sh
+
+.PHONY: bench-redis-memory
+bench-redis-memory: models/.venv/stamp ## Bytes a user in Redis: USERS=100000 with real users' histories (MARQUEE_DATA, else made-up ones)
+	cargo build --release --workspace --bins --examples
+	cd models && MARQUEE_BIN_DIR="$(abspath $(TARGET))/release" MARQUEE_MEMORY_USERS=$(or $(USERS),100000) \
+	  .venv/bin/python -m pytest -rs -s tests/e2e/test_redis_memory.py
+
 ##@ At full size
 
 .PHONY: kill-test
