@@ -52,8 +52,8 @@ LOOK = """
 local found = redis.call('SCAN', ARGV[1], 'COUNT', 500)
 local rows = {}
 for at, key in ipairs(found[2]) do
-  local row = {key, redis.call('MEMORY', 'USAGE', key, 'SAMPLES', '0'), redis.call('PTTL', key), redis.call('HLEN', key)}
-  row[5] = redis.call('HSTRLEN', key, 'p')
+  local row = {key, redis.call('MEMORY', 'USAGE', key, 'SAMPLES', '0'), redis.call('PTTL', key)}
+  row[4], row[5] = redis.call('HLEN', key), redis.call('HSTRLEN', key, 'p')
   for place = 0, ARGV[2] - 1 do row[6 + place] = redis.call('HSTRLEN', key, 's' .. place) end
   rows[at] = row
 end
