@@ -109,6 +109,16 @@ bench-floor: ## Server CPU of a cached answer beside a bare tonic echo of the sa
 bench-ingest: ## Events through Kafka into PostgreSQL beside psql's COPY of the same rows, and memory. EVENTS=1000000 ROUNDS=3
 	@bash loadtest/ingest.sh --events $(or $(EVENTS),1000000) --rounds $(or $(ROUNDS),3)
 
+.PHONY: bench-redis
+bench-redis: ## Server CPU of an answer that comes from Redis beside a bare tonic handler of one GET of the same bytes
+	@bash loadtest/floor_redis.sh
+
+.PHONY: bench-redis-memory
+bench-redis-memory: models/.venv/stamp ## Bytes a user in Redis: USERS=100000 with real users' histories (MARQUEE_DATA, else made-up ones)
+	cargo build --release --workspace --bins --examples
+	cd models && MARQUEE_BIN_DIR="$(abspath $(TARGET))/release" MARQUEE_MEMORY_USERS=$(or $(USERS),100000) \
+	  .venv/bin/python -m pytest -rs -s tests/e2e/test_redis_memory.py
+
 ##@ At full size
 
 .PHONY: kill-test

@@ -11,6 +11,7 @@ mod compare;
 mod drive;
 mod echo;
 mod exit;
+mod floor;
 mod machine;
 mod mix;
 mod numbers;
@@ -77,10 +78,10 @@ enum Command {
     VerifyEvents(stream::VerifyArgs),
     /// Makes a synthetic catalogue with users: files to import, trained models, feature rows.
     Generate(generate::Args),
-    /// A bare server that answers every Recommend with one slate.
+    /// A bare server that answers every Recommend with one slate, or with what a key of Redis holds.
     Echo(echo::EchoArgs),
-    /// Server CPU of a cached answer beside that of a bare echo of the same slate.
-    Floor(echo::FloorArgs),
+    /// Server CPU of a cached answer beside that of a bare server of the same slate.
+    Floor(floor::FloorArgs),
 }
 
 fn main() -> ExitCode {
@@ -104,7 +105,7 @@ fn main() -> ExitCode {
         Command::VerifyEvents(args) => together(address, |channel| stream::verify(channel, args)),
         Command::Generate(args) => ended(generate::run(&args, &mut |doing| calls::say(&format!("generate: {doing}")))),
         Command::Echo(args) => by_itself(echo::serve(args)),
-        Command::Floor(args) => by_itself(echo::floor(args)),
+        Command::Floor(args) => by_itself(floor::floor(args)),
     };
     done.unwrap_or_else(Problem::end)
 }

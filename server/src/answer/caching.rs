@@ -62,16 +62,18 @@ impl Desk {
         let mut far = self.look_far(&ask, terms).await?;
         let now_ms = far.terms.now_ms;
         let mut leader = None;
-        if let Some((key, state)) = &far.lookup {
-            if let Some(mut entry) = far.slate.take() {
-                if now_ms >= entry.old_from_ms {
-                    entry.old_from_ms = now_ms.saturating_add(AGAIN_AFTER_MS);
-                    self.refresh(&ask, encode);
-                }
-                self.cache.put_near(key.clone(), entry.clone());
-                self.save(far.unsaved);
-                return Ok(self.repeat(entry, now_ms, far.outage));
+        if let Some(mut entry) = far.slate.take()
+            && let Some((key, _)) = far.lookup.take()
+        {
+            if now_ms >= entry.old_from_ms {
+                entry.old_from_ms = now_ms.saturating_add(AGAIN_AFTER_MS);
+                self.refresh(&ask, encode);
             }
+            self.cache.put_near(key, &entry);
+            self.save(far.unsaved);
+            return Ok(self.repeat(entry, now_ms, far.outage));
+        }
+        if let Some((key, state)) = &far.lookup {
             match self.flights.board(key, *state) {
                 Boarding::Lead(first) => leader = Some(first),
                 Boarding::Follow(follower) => {
@@ -93,7 +95,8 @@ impl Desk {
                 return Ok(self.repeat(found.entry, now_ms, far.outage));
             }
         }
-        let reply = self.rank_and_keep(&ask, far, encode, leader).await?;
+        // Behind a pointer as well: what Redis answers needs no room for a ranking.
+        let reply = Box::pin(self.rank_and_keep(&ask, far, encode, leader)).await?;
         self.metrics.cache(reply.cache.name());
         Ok(reply)
     }
@@ -213,7 +216,7 @@ impl Desk {
             let profile = at.map(|at| unsaved.swap_remove(at).1);
             self.cache.write(user, profile, slate);
         }
-        self.cache.put_near(key, entry.clone());
+        self.cache.put_near(key, entry);
         if !self.profiles.may_be_shown(entry.as_of) {
             self.cache.purge_near();
         }

@@ -132,8 +132,10 @@ impl Cache {
     }
 
     /// Keeps an answer in this process.
-    pub fn put_near(&self, key: Key, entry: Entry) {
-        self.memory.put(key, entry);
+    pub fn put_near(&self, key: Key, entry: &Entry) {
+        if self.memory.is_on() {
+            self.memory.put(key, entry.clone());
+        }
     }
 
     /// Under what Redis knows a question of a known user; `None` without a Redis.

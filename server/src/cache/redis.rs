@@ -22,6 +22,8 @@ use crate::store::UserKey;
 use crate::telemetry::Metrics;
 
 const PROFILE: &str = "p";
+/// What a command that reads takes beside the key: its name and those of two fields.
+const READ_BYTES: usize = 16;
 /// How often each process looks at the epoch.
 const EPOCH_EVERY: Duration = Duration::from_secs(1);
 /// Tries of what must reach Redis, and the pause between them.
@@ -86,29 +88,26 @@ impl Redis {
 
     pub(super) async fn read(&self, user: &UserKey, wanted: Wanted) -> Reading {
         let shared = &*self.shared;
-        let mut cmd = redis::cmd("HMGET");
-        cmd.arg(shared.key(user));
-        if wanted.profile {
-            cmd.arg(PROFILE);
-        }
-        if let Some(question) = wanted.question {
-            cmd.arg(shared.place(question));
-        }
-        if !wanted.profile && wanted.question.is_none() {
-            return Reading::default();
-        }
-        let values = match shared.link.ask("read", &cmd, wanted.deadline).await {
-            Ok(Value::Array(values)) => values,
-            Ok(_) => return Reading::default(),
+        let key = shared.key(user);
+        let mut cmd = redis::Cmd::with_capacity(4, key.len() + READ_BYTES);
+        match (wanted.profile, wanted.question.map(|question| shared.place(question))) {
+            (true, Some(place)) => cmd.arg("HMGET").arg(key).arg(PROFILE).arg(place),
+            // One value costs both sides less than a list of one.
+            (true, None) => cmd.arg("HGET").arg(key).arg(PROFILE),
+            (false, Some(place)) => cmd.arg("HGET").arg(key).arg(place),
+            (false, None) => return Reading::default(),
+        };
+        let (first, second) = match shared.link.ask("read", &cmd, wanted.deadline).await {
+            Ok(Value::Array(values)) => {
+                let mut values = values.into_iter().map(bytes);
+                (values.next().flatten(), values.next().flatten())
+            }
+            Ok(value) if wanted.profile => (bytes(value), None),
+            Ok(value) => (None, bytes(value)),
             Err(Down) => return Reading { is_down: true, ..Reading::default() },
         };
-        let mut values = values.into_iter().map(|value| match value {
-            Value::BulkString(bytes) => Some(Bytes::from(bytes)),
-            _ => None,
-        });
-        let profile = if wanted.profile { values.next().flatten() } else { None };
-        let slate = wanted.question.and_then(|question| value::read(&values.next()??, question));
-        Reading { profile, slate, is_down: false }
+        let slate = wanted.question.zip(second).and_then(|(question, bytes)| value::read(&bytes, question));
+        Reading { profile: first, slate, is_down: false }
     }
 
     pub(super) fn write(&self, user: &UserKey, profile: Option<Bytes>, slate: Option<(Question, &Entry)>) {
@@ -220,6 +219,13 @@ impl Shared {
             tracing::debug!(epoch, "another version of the shared cache");
             memory.purge();
         }
+    }
+}
+
+fn bytes(value: Value) -> Option<Bytes> {
+    match value {
+        Value::BulkString(bytes) => Some(bytes.into()),
+        _ => None,
     }
 }
 

@@ -51,7 +51,7 @@ async fn put(cache: &Cache, user: &UserKey, question: &str, entry: &Entry) {
     if let Some(question) = cache.question(&key) {
         cache.write(user, None, Some((question, entry)));
     }
-    cache.put_near(key, entry.clone());
+    cache.put_near(key, entry);
 }
 
 async fn get(cache: &Cache, user: &UserKey, question: &str, state: State, now_ms: TimeMs) -> Option<Entry> {

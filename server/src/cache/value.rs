@@ -30,35 +30,35 @@ pub(super) fn write(question: Question, entry: &Entry) -> Option<Vec<u8>> {
 /// [`write`] did not write.
 pub(super) fn read(bytes: &Bytes, question: Question) -> Option<Entry> {
     let mut at = 0;
+    // Places: only what is kept is worth counted pieces.
     let mut take = |length: usize| {
         let end = at + length;
-        let part = (end <= bytes.len()).then(|| bytes.slice(at..end))?;
+        let place = (end <= bytes.len()).then_some(at..end)?;
         at = end;
-        Some(part)
+        Some(place)
     };
-    if take(1)?[0] != FORMAT || take(16)? != question.0[..] {
+    if bytes[take(1)?] != [FORMAT] || bytes[take(16)?] != question.0 {
         return None;
     }
-    let mut number = || Some(u64::from_le_bytes(take(8)?[..].try_into().ok()?));
+    let mut number = || Some(u64::from_le_bytes(bytes[take(8)?].try_into().ok()?));
     let state = State { profile: number()?, item_changes: number()? };
     let (as_of, old_from_ms, expires_ms) = (number()?, number()? as i64, number()? as i64);
     let mut part = || {
-        let length = u16::from_le_bytes(take(2)?[..].try_into().ok()?);
-        let part = take(length.into())?;
-        std::str::from_utf8(&part).is_ok().then_some(part)
+        let length = u16::from_le_bytes(bytes[take(2)?].try_into().ok()?);
+        let place = take(length.into())?;
+        std::str::from_utf8(&bytes[place.clone()]).ok().map(|text| (place, text))
     };
-    let (ranked_id, variant, bundle_version) = (part()?, part()?, part()?);
-    let length = u32::from_le_bytes(take(4)?[..].try_into().ok()?);
+    let ((_, ranked_id), (variant, _), (bundle_version, _)) = (part()?, part()?, part()?);
+    let length = u32::from_le_bytes(bytes[take(4)?].try_into().ok()?);
     let body = take(length as usize)?;
-    let ranked_id = std::str::from_utf8(&ranked_id).ok()?.into();
     (at == bytes.len()).then_some(Entry {
         state,
         as_of,
         old_from_ms,
         expires_ms,
-        body,
-        ranked_id,
-        told: Told { variant, bundle_version },
+        body: bytes.slice(body),
+        ranked_id: ranked_id.into(),
+        told: Told { variant: bytes.slice(variant), bundle_version: bytes.slice(bundle_version) },
     })
 }
 

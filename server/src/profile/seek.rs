@@ -27,6 +27,20 @@ pub struct Sought {
     pub is_cache_down: bool,
 }
 
+/// What Redis told beside profiles.
+#[derive(Default)]
+struct Brought {
+    slate: Option<cache::Entry>,
+    is_cache_down: bool,
+}
+
+impl Brought {
+    fn with(self, profile: Arc<Held>, standing: Standing) -> Sought {
+        let Brought { slate, is_cache_down } = self;
+        Sought { profile, standing, unsaved: Vec::new(), slate, is_cache_down }
+    }
+}
+
 /// What a copy from Redis is good for.
 enum Judged {
     Fresh(Held),
@@ -38,34 +52,38 @@ impl Profiles {
     /// The best profile there is until `deadline`, from this process, Redis or the store, and Redis's answer to
     /// `question` with it.
     pub async fn seek(&self, key: &UserKey, question: Option<Question>, deadline: Option<Instant>) -> Sought {
-        let mut sought = Sought {
-            profile: Arc::new(Held::from(Arc::<Profile>::default())),
-            standing: Standing::Fresh,
-            unsaved: Vec::new(),
-            slate: None,
-            is_cache_down: false,
-        };
-        let mut near = self.look(key);
+        let near = self.look(key);
         self.metrics.profile(near.profile.is_some());
-        let mut outdated = near.outdated.take();
         // A visitor's slates are under the visitor's key, the profile may be under the user's.
         let wanted = Wanted { question, profile: near.profile.is_none() && near.owner == *key, deadline };
-        let mut copy = self.fetch(key, wanted, &mut sought).await;
+        let mut brought = Brought::default();
+        let copy = self.fetch(key, wanted, &mut brought).await;
+        if let Some(profile) = near.profile {
+            return brought.with(profile, Standing::Fresh);
+        }
+        // What a repeated slate does not need is behind a pointer.
+        Box::pin(self.seek_on(near, copy, wanted, brought)).await
+    }
+
+    /// Without a profile in this process; `copy` is what Redis had if it was asked.
+    async fn seek_on(&self, mut near: Near, mut copy: Option<Bytes>, wanted: Wanted, mut brought: Brought) -> Sought {
+        let deadline = wanted.deadline;
+        let mut outdated = near.outdated.take();
         let mut is_fetched = wanted.profile;
         // A visitor, then the user: a user is never merged on.
         for _ in 0..2 {
             if let Some(profile) = near.profile {
-                return Sought { profile, ..sought };
+                return brought.with(profile, Standing::Fresh);
             }
             if !is_fetched {
                 let wanted = Wanted { question: None, profile: true, deadline };
-                copy = self.fetch(&near.owner, wanted, &mut sought).await;
+                copy = self.fetch(&near.owner, wanted, &mut brought).await;
             }
-            match copy.take().and_then(|bytes| self.judge(&near.owner, bytes, sought.slate.as_ref())) {
+            match copy.take().and_then(|bytes| self.judge(&near.owner, bytes, brought.slate.as_ref())) {
                 Some(Judged::Fresh(held)) => {
                     let held = Arc::new(held);
                     self.keep(&near.owner, Kept::Profile(held.clone()), near.generation);
-                    return Sought { profile: held, ..sought };
+                    return brought.with(held, Standing::Fresh);
                 }
                 Some(Judged::Merged(user)) => {
                     self.keep(&near.owner, Kept::MergedInto(user.clone()), near.generation);
@@ -84,27 +102,27 @@ impl Profiles {
             break;
         }
         if let Some((profile, unsaved)) = self.read_in_time(&near, deadline).await {
-            return Sought { profile, unsaved, ..sought };
+            return Sought { unsaved, ..brought.with(profile, Standing::Fresh) };
         }
         let standing = if outdated.is_some() { Standing::Stale } else { Standing::Missing };
         let empty = || {
             let profile = Profile { user: Some(near.owner.as_arc()), ..Profile::default() };
             Arc::new(Held::from(Arc::new(profile)))
         };
-        Sought { profile: outdated.unwrap_or_else(empty), standing, ..sought }
+        brought.with(outdated.unwrap_or_else(empty), standing)
     }
 
     /// Gives Redis's copy of the profile; what else it has goes where it belongs.
-    async fn fetch(&self, key: &UserKey, wanted: Wanted, sought: &mut Sought) -> Option<Bytes> {
+    async fn fetch(&self, key: &UserKey, wanted: Wanted, brought: &mut Brought) -> Option<Bytes> {
         let reading = self.cache.as_ref()?.read(key, wanted).await;
-        sought.is_cache_down |= reading.is_down;
-        sought.slate = reading.slate.or(sought.slate.take());
+        brought.is_cache_down |= reading.is_down;
+        brought.slate = reading.slate.or(brought.slate.take());
         if !reading.is_down {
             if wanted.profile {
                 self.metrics.redis_lookup(if reading.profile.is_some() { "profile_hit" } else { "profile_miss" });
             }
             if wanted.question.is_some() {
-                self.metrics.redis_lookup(if sought.slate.is_some() { "slate_hit" } else { "slate_miss" });
+                self.metrics.redis_lookup(if brought.slate.is_some() { "slate_hit" } else { "slate_miss" });
             }
         }
         reading.profile

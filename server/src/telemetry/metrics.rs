@@ -131,6 +131,7 @@ pub struct Metrics {
     redis_lookups: Counters,
     redis_errors: Counters,
     redis_seconds: Histograms,
+    known_lookups: Known<Counter>,
     known_round_trips: Known<Histogram>,
     /// 1 while Redis is used; 0 while it is left alone, or when there is none.
     pub redis_up: Gauge,
@@ -204,6 +205,7 @@ impl Metrics {
             redis_lookups: Family::default(),
             redis_errors: Family::default(),
             redis_seconds: Family::new_with_constructor(latencies),
+            known_lookups: Known::new(["slate_hit", "slate_miss", "profile_hit", "profile_miss"]),
             known_round_trips: Known::new(["read", "write", "epoch", "purge"]),
             redis_up: Gauge::default(),
             store_reads_up: Gauge::default(),
@@ -400,7 +402,7 @@ impl Metrics {
 
     /// Redis had what was asked for, or not: "slate_hit", "slate_miss", "profile_hit", "profile_miss".
     pub fn redis_lookup(&self, outcome: &str) {
-        self.redis_lookups.get_or_create(&Label::new(outcome)).inc();
+        count(&self.known_lookups, &self.redis_lookups, outcome);
     }
 
     /// Redis failed in this way.
