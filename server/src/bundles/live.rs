@@ -159,10 +159,20 @@ impl Bundles {
     pub async fn follow(&self) {
         let mut ticker = tokio::time::interval(FOLLOW_EVERY);
         ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut is_down = false;
         loop {
             ticker.tick().await;
-            if let Err(error) = self.catch_up().await {
-                tracing::error!(error = error.detail(), "the activated bundle does not serve; the old one goes on");
+            match self.catch_up().await {
+                Ok(()) => is_down = false,
+                // A dependency that is away is said once, not every second.
+                Err(Error::Unavailable { .. }) if is_down => {}
+                Err(error @ Error::Unavailable { .. }) => {
+                    is_down = true;
+                    tracing::warn!(error = error.detail(), "no news of bundles; what serves goes on");
+                }
+                Err(error) => {
+                    tracing::error!(error = error.detail(), "the activated bundle does not serve; the old one goes on");
+                }
             }
         }
     }
