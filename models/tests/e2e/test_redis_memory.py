@@ -261,8 +261,8 @@ def test_what_a_user_takes_in_redis_is_bounded_and_goes_by_itself(binaries: Path
     _table(keys, "one slate")
     print(f"{'Redis as a whole, a user':<34} {used / USERS:>9,.0f}")
     _table(full, f"{SLATES_PER_USER} slates")
-    spread = used / USERS - statistics.fmean(key.memory for key in keys)
-    places = statistics.fmean(key.memory for key in full) + spread
+    before = {key.name: key.memory for key in keys}
+    places = used / USERS + statistics.fmean(key.memory - before[key.name] for key in full)
     bound = (1 + SLATES_PER_USER) * VALUE_BYTES_MAX
     print(
         f"at most {bound:,} bytes of values a user: 1 + cache.redis_slates_per_user, each cache.redis_value_max_bytes"
