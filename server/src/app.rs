@@ -182,7 +182,9 @@ impl App {
             tracing::warn!("the slate log could not be written in time");
         }
         slate_writer.abort();
-        store.close().await;
+        if tokio::time::timeout(Duration::from_millis(server.drain_ms), store.close()).await.is_err() {
+            tracing::warn!("the store did not take what waited in time; nothing of it was acknowledged");
+        }
         outcome
     }
 }

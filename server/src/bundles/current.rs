@@ -89,7 +89,7 @@ impl Bundles {
     async fn settle(&self, serving: &str, read: crate::artifacts::CurrentRead) -> Result<()> {
         match self.registry.point(serving, &Before::Read(read)).await {
             Err(Error::FailedPrecondition(_)) => Ok(()),
-            other => other,
+            pointer => self.registry.follow(pointer?),
         }
     }
 }

@@ -122,8 +122,10 @@ impl Registry {
             manifest: serde_json::to_string(manifest).map_err(|error| Error::internal("writing a manifest", error))?,
         };
         self.store.register_bundle(record).await?;
-        self.point_if_up(&manifest.version, before).await?;
-        self.store.activate_bundle(&manifest.version, self.clock.now_ms()).await
+        let pointer = self.point_if_up(&manifest.version, before).await?;
+        let after = self.store.activate_bundle(&manifest.version, self.clock.now_ms()).await?;
+        self.follow(pointer)?;
+        Ok(after)
     }
 
     /// Goes back to the bundle before the serving one, which the caller has opened.
@@ -131,8 +133,10 @@ impl Registry {
     /// # Errors
     /// FailedPrecondition when another one serves by now; the store is down.
     pub async fn roll_back(&self, from: &str, to: &str, before: &Before) -> Result<Activations> {
-        self.point_if_up(to, before).await?;
-        self.store.roll_back_bundle(from, self.clock.now_ms()).await
+        let pointer = self.point_if_up(to, before).await?;
+        let after = self.store.roll_back_bundle(from, self.clock.now_ms()).await?;
+        self.follow(pointer)?;
+        Ok(after)
     }
 
     /// The serving bundle and the one to go back to.
@@ -154,23 +158,32 @@ impl Registry {
         self.store.activations().await
     }
 
-    /// Makes `current` say that version, unless it does.
-    pub(super) async fn point(&self, version: &str, before: &Before) -> Result<()> {
-        let (Some(current), Before::Read(read)) = (self.artifacts.current(), before) else { return Ok(()) };
+    /// Makes `current` say that version, unless it does; gives what it says then, to be followed once the registry says
+    /// the same. Followed any earlier, a look in between would take the registry for the newer of the two.
+    pub(super) async fn point(&self, version: &str, before: &Before) -> Result<Option<Pointer>> {
+        let (Some(current), Before::Read(read)) = (self.artifacts.current(), before) else { return Ok(None) };
         if read.pointer.as_ref().is_some_and(|pointer| pointer.version == version) {
-            return Ok(());
+            return Ok(None);
         }
         let next = Pointer { version: version.to_owned(), activated_ms: self.clock.now_ms() };
         current.write(&next, read).await?;
-        current.follow(&next)
+        Ok(Some(next))
+    }
+
+    /// Remembers that this pointer was heeded.
+    pub(super) fn follow(&self, pointer: Option<Pointer>) -> Result<()> {
+        match (self.artifacts.current(), pointer) {
+            (Some(current), Some(pointer)) => current.follow(&pointer),
+            _ => Ok(()),
+        }
     }
 
     /// The same where a bucket that is down must stop nobody: the registry is the truth, and servers mend it later.
-    async fn point_if_up(&self, version: &str, before: &Before) -> Result<()> {
+    async fn point_if_up(&self, version: &str, before: &Before) -> Result<Option<Pointer>> {
         match self.point(version, before).await {
             Err(Error::Unavailable { reason, detail }) => {
                 tracing::warn!(reason, %detail, "the bucket cannot be told which bundle is current; a server does later");
-                Ok(())
+                Ok(None)
             }
             other => other,
         }

@@ -25,26 +25,26 @@ impl Address {
         self.0.split_once("://").map_or("", |(_, rest)| rest)
     }
 
-    /// The same with `...` for what stands between `:` and `@` of each host, and for the value of any `password` or
-    /// `secret` in the query.
+    /// The same with `...` for everything between the first `:` of what stands behind `://` and the last `@`, and for the
+    /// value of any `password` or `secret` in the query. Rather too much than too little: a URL may be mistyped.
     pub fn redacted(&self) -> String {
-        let Some((scheme, rest)) = self.0.split_once("://") else { return self.0.clone() };
-        let (authority, tail) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-        let hosts: Vec<String> = match authority.rsplit_once('@') {
-            None => vec![authority.to_owned()],
-            Some((login, hosts)) => {
-                let user = login.split_once(':').map_or(login.to_owned(), |(user, _)| format!("{user}:..."));
-                vec![format!("{user}@{hosts}")]
-            }
+        let start = self.0.find("://").map_or(0, |at| at + 3);
+        let (scheme, rest) = self.0.split_at(start);
+        let shown = match rest.rsplit_once('@') {
+            Some((login, hosts)) => match login.split_once(':') {
+                Some((user, _)) => format!("{user}:...@{hosts}"),
+                None => rest.to_owned(),
+            },
+            None => rest.to_owned(),
         };
-        let (path, query) = tail.split_once('?').map_or((tail, None), |(path, query)| (path, Some(query)));
+        let (path, query) = shown.split_once('?').map_or((&*shown, None), |(path, query)| (path, Some(query)));
         let secret = |key: &str| ["password", "secret"].iter().any(|word| key.to_ascii_lowercase().contains(word));
         let pair = |pair: &str| match pair.split_once('=') {
             Some((key, _)) if secret(key) => format!("{key}=..."),
             _ => pair.to_owned(),
         };
         let query = query.map(|query| format!("?{}", query.split('&').map(pair).collect::<Vec<_>>().join("&")));
-        format!("{scheme}://{}{path}{}", hosts.join(","), query.unwrap_or_default())
+        format!("{scheme}{path}{}", query.unwrap_or_default())
     }
 }
 
@@ -89,13 +89,15 @@ mod tests {
             ("redis://:hush@a:1,b:2/0?password=hush&x=1", "redis://:...@a:1,b:2/0?password=...&x=1"),
             ("kafka://a:1,b:2/topic?sasl.password=hush", "kafka://a:1,b:2/topic?sasl.password=..."),
             ("sqlite:///var/lib/marquee.db", "sqlite:///var/lib/marquee.db"),
+            ("redis://:hu/sh?y@host:6379", "redis://:...@host:6379"),
+            ("postgres//ann:hush@h/db", "postgres//ann:...@h/db"),
             ("memory://", "memory://"),
             ("nonsense", "nonsense"),
         ] {
             let address = Address::from(url);
             assert_eq!(address.to_string(), shown);
             assert_eq!(serde_json::to_value(&address).unwrap(), shown);
-            assert!(!format!("{address:?}").contains("hush"));
+            assert!(!format!("{address:?}").contains("hush") && !format!("{address:?}").contains("hu/sh"));
             assert_eq!(address.expose(), url);
         }
     }

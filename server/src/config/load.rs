@@ -43,7 +43,12 @@ impl Config {
     pub fn parse(text: &str, environment: impl IntoIterator<Item = (String, String)>) -> Result<Config, Problems> {
         let mut problems = Vec::new();
         let mut tree = text.parse::<Table>().unwrap_or_else(|error| {
-            problems.push(format!("not TOML: {}", error.to_string().trim_end()));
+            // What it prints of itself repeats the line, and with that a password.
+            let line = error
+                .span()
+                .and_then(|span| text.get(..span.start))
+                .map_or(0, |before| before.matches('\n').count() + 1);
+            problems.push(format!("not TOML: line {line}: {}", in_one_line(error.message())));
             Table::new()
         });
         let secrets = overlay(&mut tree, environment, &mut problems);

@@ -12,6 +12,8 @@ use crate::store::Received;
 
 /// A record longer than this is refused unread: no event that keeps the rules comes near it.
 pub(crate) const RECORD_MAX_BYTES: usize = 256 * 1024;
+/// How far a moment of receipt may lie ahead of our clock.
+const AHEAD_MAX_MS: TimeMs = 86_400_000;
 
 /// The record's value: a `LoggedEvent`.
 pub(crate) fn encode(received: Received) -> Vec<u8> {
@@ -44,14 +46,15 @@ pub(crate) fn decode(value: &[u8], arrived: Arrived, limits: &Limits) -> Result<
         (line.draft_at(received_ms)?, received_ms)
     } else {
         let logged = v1::LoggedEvent::decode(value).map_err(|_| "neither a LoggedEvent nor JSON".to_owned())?;
-        let latest = arrived.now_ms.saturating_add_unsigned(limits.clock_skew_future_ms);
+        // It was acknowledged: a clock that is ahead of ours must not bury it.
+        let latest = arrived.now_ms.saturating_add(AHEAD_MAX_MS);
         if !(0..=latest).contains(&logged.received_ms) {
-            return Err("received_ms: must not lie before 1970 nor ahead of the clock".to_owned());
+            return Err("received_ms: must not lie before 1970 nor a day ahead of the clock".to_owned());
         }
         (event_in(logged.event.ok_or("event: is needed")?), logged.received_ms)
     };
     match check::event(draft, received_ms, limits) {
-        Ok(event) => Ok(Received { event, received_ms }),
+        Ok(event) => Ok(Received { event, received_ms: received_ms.min(arrived.now_ms.max(0)) }),
         Err(error) => Err(error.to_string()),
     }
 }

@@ -46,9 +46,9 @@ impl Assigned {
             partitions.elements_for_topic(&self.topic).iter().map(TopicPartitionListElem::partition).collect();
         let next = |partition| known.iter().find(|at: &&Ingested| at.partition == partition).map(|at| at.next);
         for &partition in &ours {
-            if let Some(next) = next(partition)
-                && let Err(error) = partitions.set_partition_offset(&self.topic, partition, Offset::Offset(next))
-            {
+            // Of what the store does not know it may lack everything, whatever the group says: ids count once.
+            let from = next(partition).map_or(Offset::Beginning, Offset::Offset);
+            if let Err(error) = partitions.set_partition_offset(&self.topic, partition, from) {
                 tracing::error!(error = %Plain(&error), partition, "a position of the event log is not taken");
             }
         }

@@ -68,7 +68,7 @@ impl Settings {
         let url = &config.events.url;
         let (place, query) = url.rest().split_once('?').unwrap_or((url.rest(), ""));
         let (hosts, topic) = place.split_once('/').unwrap_or((place, ""));
-        if hosts.contains('@') {
+        if place.contains('@') {
             return Err(bad("must not hold a login: use ?sasl.username=NAME and the variable MARQUEE_KAFKA_PASSWORD"));
         }
         for host in hosts.split(',') {

@@ -23,7 +23,7 @@ pub(super) mod testing;
 mod tests;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use marquee_engine::types::{Item, Seq, TimeMs};
@@ -64,6 +64,9 @@ impl Postgres {
     }
 }
 
+/// The pause before a read is tried on another connection.
+const READ_AGAIN_AFTER: Duration = Duration::from_millis(20);
+
 /// Runs a read, again on other connections while those that it gets turn out to be dead (a server that restarted leaves
 /// a pool of them), within `store.connection_wait_ms`.
 macro_rules! read {
@@ -73,7 +76,8 @@ macro_rules! read {
             let mut $view = $store.readers.take().await?;
             let done = tokio::time::timeout($store.server.answer_wait(), $read).await;
             match $view.settle(done) {
-                Err(Error::Unavailable { .. }) if Instant::now() < until => {}
+                // A server that answers every statement with a failure must not be met by a storm of connections.
+                Err(Error::Unavailable { .. }) if Instant::now() < until => tokio::time::sleep(READ_AGAIN_AFTER).await,
                 done => break done,
             }
         }
