@@ -54,7 +54,7 @@ pub(crate) fn decode(value: &[u8], arrived: Arrived, limits: &Limits) -> Result<
         (event_in(logged.event.ok_or("event: is needed")?), logged.received_ms)
     };
     match check::event(draft, received_ms, limits) {
-        Ok(event) => Ok(Received { event, received_ms: received_ms.min(arrived.now_ms.max(0)) }),
+        Ok(event) => Ok(Received { event, received_ms }),
         Err(error) => Err(error.to_string()),
     }
 }
