@@ -209,7 +209,7 @@ class Server(ABC):
         try:
             self.wait_ready()
         except Unready:
-            # One that ended by itself gets a second try: Kafka did once in ten starts on a busy machine, without a word.
+            # One that ended by itself gets a second try: Kafka did so once in ten starts, without a word.
             if self._process is None or self._process.poll() is None:
                 raise
             self.spawn()
