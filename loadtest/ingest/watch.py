@@ -11,10 +11,8 @@ from ingest.servers import Marquee, cpu_s, resident_mb
 SAMPLE_S = 0.2
 # Without any progress for so long, something is wrong.
 STUCK_S = 60.0
-# Over the second half: growth within this share of what is resident is none, nor is growth within so many standard
-# deviations of what is resident around the line (pages come and go all the time), ...
+# Over the second half: less growth than this share of what is resident is none, ...
 FLAT_SHARE = 0.05
-FLAT_DEVIATIONS = 2.0
 # ... and a run of fewer events than this is too short to tell: caches and pools still fill.
 TELLING_EVENTS = 5_000_000
 
@@ -81,7 +79,7 @@ class Growth:
     @property
     def is_flat(self) -> bool:
         """Whether it hardly grows."""
-        return self.grown_mb <= max(FLAT_SHARE * self.mean_mb, FLAT_DEVIATIONS * self.deviation_mb)
+        return self.grown_mb <= FLAT_SHARE * self.mean_mb
 
 
 def watch(marquee: Marquee, wanted: int, others: Mapping[str, int]) -> Taken:
