@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::batch::Batch;
 use super::tree::{Aggregate, DELTA_BITS, DELTA_MAX, Leaves, Mode, Node, SIGN, Source, Tree};
 
 /// The nodes of one tree: its root and its children by their index in the source. Proven a tree.
@@ -146,7 +147,8 @@ impl Layout {
             for (slot, _, weight) in entries {
                 weights[slot] = weight;
             }
-            return Ok(Leaves::Sum(weights));
+            let batch = Batch::of(&self.nodes, &self.trees, &weights);
+            return Ok(Leaves::Sum { weights, batch });
         }
         let count = |n: usize| u32::try_from(n).map_err(|_| "too many weights".to_string());
         let mut starts = vec![0_u32; self.nodes.len() + 1];

@@ -7,6 +7,7 @@
 //! tract), `tree` (the flat ensemble), `layout` (how it is made), `walk` (its hot loop), `dense_op`, `dense` and
 //! `columns` (our layers and steps in place of tract's), `graph` (everything else that tract runs).
 
+mod batch;
 mod check;
 mod columns;
 mod dense;

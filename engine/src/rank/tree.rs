@@ -2,7 +2,7 @@
 //!
 //! Answers: given the arrays of an ONNX `TreeEnsembleRegressor`, what does each row score?
 //! Must not know: protobuf, tract, files. Everything is checked while building (here and in `layout`),
-//! so that the walk (`walk`) has nothing left to check and cannot panic.
+//! so that the walks (`walk`, over `batch` for many rows) have nothing left to check and cannot panic.
 //!
 //! **Layout.** One node is 8 bytes; the two children of a node are neighbours; the trees follow each
 //! other in order. Every comparison mode is rewritten, exactly, into one form:
@@ -16,6 +16,7 @@
 //! leaf has a NaN threshold and delta 0, so it leads to itself: a walk may take more steps than the
 //! tree is deep, and lanes of unequal depth need no branch.
 
+use super::batch::Batch;
 use super::layout::Layout;
 
 /// Columns that a node can name (12 bits).
@@ -24,6 +25,8 @@ pub(super) const COLUMNS_MAX: usize = 1 << FEATURE_BITS;
 pub(super) const DELTA_MAX: usize = (1 << DELTA_BITS) - 1;
 /// Nodes of all the trees together, in the source.
 const NODES_MAX: usize = 1 << 26;
+/// Trees of one ensemble: each takes some 400 bytes more when many rows are walked at a time (`batch`).
+const TREES_MAX: usize = 1 << 20;
 /// Targets (output columns) of one ensemble.
 const TARGETS_MAX: usize = 1 << 10;
 
@@ -117,8 +120,8 @@ pub(super) struct Tree {
 /// What the leaves hold.
 #[derive(Debug)]
 pub(super) enum Leaves {
-    /// One target, summed: a weight for each node (0 for inner nodes).
-    Sum(Vec<f32>),
+    /// One target, summed: a weight for each node (0 for inner nodes), and everything once more for many rows at a time.
+    Sum { weights: Vec<f32>, batch: Batch },
     /// The rest: node `i` holds `weights[starts[i]..starts[i + 1]]`, pairs of target and weight.
     Sparse { starts: Vec<u32>, weights: Vec<(u32, f32)>, aggregate: Aggregate },
 }
@@ -138,6 +141,10 @@ impl Ensemble {
     pub(super) fn build(source: &Source) -> Result<Ensemble, String> {
         source.check()?;
         let layout = Layout::of(source)?;
+        let trees = layout.trees.len();
+        if trees > TREES_MAX {
+            return Err(format!("the ensemble has {trees} trees; at most {TREES_MAX} are accepted"));
+        }
         let columns = layout.nodes.iter().map(|n| n.feature() + 1).max().unwrap_or(1);
         let leaves = layout.leaves(source)?;
         let base = match source.base_values.as_slice() {

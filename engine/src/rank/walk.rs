@@ -2,17 +2,16 @@
 //!
 //! Answers: the scores of these rows. Must not know how the ensemble came to be.
 //!
-//! Every walk adds a row's weights in the order of the trees, so all of them give the same bits,
-//! whatever the number of rows and whatever the processor. Trees are taken in blocks whose nodes fit
-//! the first-level cache; within a block, several walks are under way at once, because a single one
-//! waits for memory at each step.
+//! Every walk adds a row's weights in the order of the trees, so all of them give the same bits, whatever the number of
+//! rows and whatever the processor. A few rows are walked one by one, many sixteen at a time (`batch`).
 
+use super::batch::{Batch, LANES, Top};
 use super::tree::{Aggregate, Ensemble, Leaves, Tree};
 
-/// Nodes of one block of trees: 24 KiB of nodes, half as much of weights.
-const BLOCK_NODES: usize = 3072;
-/// Walks under way at once in the portable batch loop.
-const LANES: usize = 8;
+/// Fewer rows are walked one by one.
+const BATCH_ROWS_MIN: usize = 4;
+/// Rows that pass one group of trees before the next: what they ask for takes 64 bytes a slot and sixteen rows.
+const ROWS_AT_ONCE: usize = 256;
 
 impl Ensemble {
     /// Scores `features`, row-major rows of `columns` numbers, into `out`, row-major rows of
@@ -25,9 +24,13 @@ impl Ensemble {
         assert_eq!(features.len() % columns, 0, "the last row is incomplete");
         assert_eq!(out.len(), features.len() / columns * self.targets(), "one score for each row and target");
         match &self.leaves {
-            Leaves::Sum(weights) => {
+            Leaves::Sum { weights, batch } => {
                 out.fill(self.base[0]);
-                self.sum(weights, features, columns, out);
+                if out.len() < BATCH_ROWS_MIN {
+                    self.sum(weights, features, columns, out);
+                } else {
+                    batch.sum(features, columns, out, walk());
+                }
             }
             Leaves::Sparse { starts, weights, aggregate } => {
                 let rows = features.chunks_exact(columns).zip(out.chunks_exact_mut(self.targets()));
@@ -38,52 +41,22 @@ impl Ensemble {
         }
     }
 
-    fn sum(&self, weights: &[f32], features: &[f32], columns: usize, out: &mut [f32]) {
-        if out.len() == 1 {
-            return self.sum_portable(&self.trees, weights, features, columns, out);
-        }
-        #[cfg(target_arch = "x86_64")]
-        let wide = std::is_x86_feature_detected!("avx2");
-        for block in blocks(&self.trees, self.nodes.len()) {
-            #[cfg(target_arch = "x86_64")]
-            if wide {
-                // SAFETY: the processor has AVX2; `score` checked the lengths.
-                unsafe { self.sum_avx2(block, weights, features, columns, out) };
-                continue;
-            }
-            self.sum_portable(block, weights, features, columns, out);
-        }
-    }
-
-    /// As `score`, by the portable loop whatever the processor; for one summed target.
+    /// As `score`, by the loops of any processor: row by row, or sixteen at a time; for one summed target.
     #[cfg(test)]
-    pub(super) fn score_portable(&self, features: &[f32], columns: usize, out: &mut [f32]) {
-        let Leaves::Sum(weights) = &self.leaves else { panic!("one summed target") };
+    pub(super) fn score_portable(&self, features: &[f32], columns: usize, out: &mut [f32], one_by_one: bool) {
+        let Leaves::Sum { weights, batch } = &self.leaves else { panic!("one summed target") };
         out.fill(self.base[0]);
-        self.sum_portable(&self.trees, weights, features, columns, out);
+        if one_by_one {
+            self.sum(weights, features, columns, out);
+        } else {
+            batch.sum(features, columns, out, portable::sixteen);
+        }
     }
 
-    /// Adds the weights of `trees` to `out`.
-    fn sum_portable(&self, trees: &[Tree], weights: &[f32], features: &[f32], columns: usize, out: &mut [f32]) {
-        let whole = out.len() / LANES * LANES;
-        let (batched, rest) = out.split_at_mut(whole);
-        let (batched_rows, rest_rows) = features.split_at(whole * columns);
-        for (rows, scores) in batched_rows.chunks_exact(LANES * columns).zip(batched.chunks_exact_mut(LANES)) {
-            for tree in trees {
-                let mut at = [tree.root as usize; LANES];
-                for _ in 0..tree.depth {
-                    for (lane, at) in at.iter_mut().enumerate() {
-                        let node = self.nodes[*at];
-                        *at += node.delta() + node.second(rows[lane * columns + node.feature()]);
-                    }
-                }
-                for (score, at) in scores.iter_mut().zip(at) {
-                    *score += weights[at];
-                }
-            }
-        }
-        for (row, score) in rest_rows.chunks_exact(columns).zip(rest) {
-            for tree in trees {
+    /// Adds the trees' weights to `out`.
+    fn sum(&self, weights: &[f32], features: &[f32], columns: usize, out: &mut [f32]) {
+        for (row, score) in features.chunks_exact(columns).zip(out) {
+            for tree in &self.trees {
                 *score += weights[self.leaf(tree, row)];
             }
         }
@@ -131,129 +104,164 @@ impl Ensemble {
     }
 }
 
-/// Consecutive runs of trees of at most `BLOCK_NODES` nodes, or of one tree.
-fn blocks(trees: &[Tree], nodes: usize) -> impl Iterator<Item = &[Tree]> {
-    let mut rest = trees;
-    std::iter::from_fn(move || {
-        let start = rest.first()?.root as usize;
-        let end = |at: usize| rest.get(at + 1).map_or(nodes, |next| next.root as usize);
-        let count = (0..rest.len()).take_while(|&at| end(at) - start <= BLOCK_NODES).count().max(1);
-        let (block, others) = rest.split_at(count);
-        rest = others;
-        Some(block)
-    })
+/// Sixteen numbers of each slot.
+type Slots = [[f32; LANES]];
+/// Adds the weights of some trees to sixteen sums.
+///
+/// # Safety
+/// The trees are the batch's own, it has as many slots as these, and the processor can do it.
+type Walk = unsafe fn(&Batch, &[Top], &Slots, &mut [f32; LANES]);
+
+/// The fastest one for this processor.
+fn walk() -> Walk {
+    #[cfg(target_arch = "x86_64")]
+    if std::is_x86_feature_detected!("avx2") {
+        return avx2::sixteen;
+    }
+    portable::sixteen
+}
+
+impl Batch {
+    /// Adds the trees' weights to `out`; `columns` are those of a row.
+    fn sum(&self, features: &[f32], columns: usize, out: &mut [f32], walk: Walk) {
+        let slots = self.columns.len();
+        let mut turned = vec![[0.0; LANES]; slots * ROWS_AT_ONCE.min(out.len()).div_ceil(LANES)];
+        for (rows, scores) in features.chunks(ROWS_AT_ONCE * columns).zip(out.chunks_mut(ROWS_AT_ONCE)) {
+            for (rows, slots) in rows.chunks(LANES * columns).zip(turned.chunks_mut(slots)) {
+                self.turn(rows, columns, slots);
+            }
+            for group in &self.groups {
+                for (scores, slots) in scores.chunks_mut(LANES).zip(turned.chunks(slots)) {
+                    // Lanes beyond the last row walk along with numbers that are never looked at.
+                    let mut sums = [0.0; LANES];
+                    sums[..scores.len()].copy_from_slice(scores);
+                    // SAFETY: `walk()` chose what the processor can do; trees and slots are this batch's.
+                    unsafe { walk(self, &self.tops[group.clone()], slots, &mut sums) };
+                    scores.copy_from_slice(&sums[..scores.len()]);
+                }
+            }
+        }
+    }
+
+    /// Row-major rows, at most sixteen, as slots.
+    fn turn(&self, rows: &[f32], columns: usize, slots: &mut Slots) {
+        for (slot, &(column, sign)) in slots.iter_mut().zip(&self.columns) {
+            for (lane, row) in slot.iter_mut().zip(rows.chunks_exact(columns)) {
+                *lane = f32::from_bits(row[column as usize].to_bits() ^ sign);
+            }
+        }
+    }
+
+    /// Each row from one of its tree's sixteen nodes to its leaf, whose weight is added.
+    ///
+    /// # Safety
+    /// `at` are nodes of one tree, `steps` above its deepest leaf or more; there are as many slots as `columns`.
+    #[inline(always)]
+    unsafe fn descend(&self, slots: *const f32, at: &[u32; LANES], steps: u32, sums: &mut [f32; LANES]) {
+        for (lane, (&at, sum)) in at.iter().zip(sums).enumerate() {
+            let mut at = at as usize;
+            // SAFETY: `Batch::of` laid every node that is reached from these within the arrays, and their slots among `columns`.
+            unsafe {
+                for _ in 0..steps {
+                    let x = *slots.add(*self.slots.get_unchecked(at) as usize + lane);
+                    at = *self.next.get_unchecked(at) as usize + usize::from(x <= *self.thresholds.get_unchecked(at));
+                }
+                *sum += self.weights.get_unchecked(at);
+            }
+        }
+    }
+}
+
+mod portable {
+    use super::super::batch::{Batch, LANES, Top};
+    use super::Slots;
+
+    type Answers = [bool; LANES];
+
+    /// # Safety
+    /// As `Walk`, for any processor.
+    pub(super) unsafe fn sixteen(batch: &Batch, tops: &[Top], slots: &Slots, sums: &mut [f32; LANES]) {
+        for top in tops {
+            let ask = |question: usize| -> Answers {
+                slots[top.slots[question] as usize / LANES].map(|x| x <= top.thresholds[question])
+            };
+            let pick = |which: Answers, no: Answers, yes: Answers| -> Answers {
+                std::array::from_fn(|lane| if which[lane] { yes[lane] } else { no[lane] })
+            };
+            let first = ask(0);
+            let second = pick(first, ask(1), ask(2));
+            let pair = |at: usize, which| pick(which, ask(at), ask(at + 1));
+            let third = pick(first, pair(3, second), pair(5, second));
+            let four = |at: usize| pick(second, pair(at, third), pair(at + 2, third));
+            let fourth = pick(first, four(7), four(11));
+            let at = std::array::from_fn(|lane| {
+                let answers = [first, second, third, fourth].map(|answers| u32::from(answers[lane]));
+                top.first + answers.into_iter().fold(0, |path, answer| 2 * path + answer)
+            });
+            // SAFETY: four answers lead to one of the tree's sixteen nodes; the rest is `Walk`'s contract.
+            unsafe { batch.descend(slots.as_flattened().as_ptr(), &at, top.steps, sums) };
+        }
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
 mod avx2 {
     use std::arch::x86_64::*;
 
-    use super::super::tree::{DELTA_BITS, Ensemble, Node, SIGN, Tree};
+    use super::super::batch::{Batch, LANES, Top};
+    use super::Slots;
 
-    /// Rows in one register.
-    const LANES: usize = 8;
-    /// Trees walked at once: independent chains that hide the latency of the gathers.
-    const CHAINS: usize = 4;
+    /// Of eight rows and of the next eight.
+    type Answers = [__m256; 2];
 
-    impl Ensemble {
-        /// As `sum_portable`, eight rows and four trees at a time.
-        ///
-        /// # Safety
-        /// Needs AVX2, `features.len() == out.len() * columns`, `columns >= self.columns()`,
-        /// `weights.len() == self.nodes.len()`, and `trees` to be of this ensemble.
-        #[target_feature(enable = "avx2")]
-        pub(super) unsafe fn sum_avx2(
-            &self,
-            trees: &[Tree],
-            weights: &[f32],
-            features: &[f32],
-            columns: usize,
-            out: &mut [f32],
-        ) {
-            let whole = out.len() / LANES * LANES;
-            let (batched, rest) = out.split_at_mut(whole);
-            let (batched_rows, rest_rows) = features.split_at(whole * columns);
-            for (rows, scores) in batched_rows.chunks_exact(LANES * columns).zip(batched.chunks_exact_mut(LANES)) {
-                // SAFETY: eight rows are readable from `rows`; the rest is this function's contract.
-                unsafe { self.eight_rows(trees, weights, rows.as_ptr(), columns, scores) };
-            }
-            if !rest.is_empty() {
-                self.sum_portable(trees, weights, rest_rows, columns, rest);
-            }
-        }
-
-        /// # Safety
-        /// As `sum_avx2`, with eight rows readable from `rows`.
-        #[target_feature(enable = "avx2")]
-        unsafe fn eight_rows(
-            &self,
-            trees: &[Tree],
-            weights: &[f32],
-            rows: *const f32,
-            columns: usize,
-            scores: &mut [f32],
-        ) {
-            let width = _mm256_set1_epi32(columns as i32);
-            let starts = _mm256_mullo_epi32(width, _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-            // SAFETY: `scores` has LANES entries. Nodes are reached from roots by children only, which
-            // `Ensemble::build` laid within `nodes`; their features are below `columns`.
-            unsafe {
-                let mut sum = _mm256_loadu_ps(scores.as_ptr());
-                let mut groups = trees.chunks_exact(CHAINS);
-                for group in &mut groups {
-                    let mut at = [_mm256_setzero_si256(); CHAINS];
-                    let mut depth = 0;
-                    for (at, tree) in at.iter_mut().zip(group) {
-                        *at = _mm256_set1_epi32(tree.root as i32);
-                        depth = depth.max(tree.depth);
-                    }
-                    for _ in 0..depth {
-                        for at in &mut at {
-                            *at = step(&self.nodes, rows, starts, *at);
-                        }
-                    }
-                    for at in at {
-                        sum = _mm256_add_ps(sum, _mm256_i32gather_ps::<4>(weights.as_ptr(), at));
-                    }
-                }
-                for tree in groups.remainder() {
-                    let mut at = _mm256_set1_epi32(tree.root as i32);
-                    for _ in 0..tree.depth {
-                        at = step(&self.nodes, rows, starts, at);
-                    }
-                    sum = _mm256_add_ps(sum, _mm256_i32gather_ps::<4>(weights.as_ptr(), at));
-                }
-                _mm256_storeu_ps(scores.as_mut_ptr(), sum);
-            }
-        }
-    }
-
-    /// One level down for eight rows. A node is gathered whole, as one 64-bit number.
-    ///
     /// # Safety
-    /// Lanes of `at` index `nodes`; lanes of `starts` plus a node's feature are readable from `rows`.
+    /// As `Walk`, for processors with AVX2.
     #[target_feature(enable = "avx2")]
-    #[inline]
-    unsafe fn step(nodes: &[Node], rows: *const f32, starts: __m256i, at: __m256i) -> __m256i {
-        // Swapping the middle halves makes the shuffles below give the lanes in order.
-        let mixed = _mm256_permute4x64_epi64::<0b11_01_10_00>(at);
-        let (near, far) = (_mm256_castsi256_si128(mixed), _mm256_extracti128_si256::<1>(mixed));
-        // SAFETY: this function's contract.
-        let (near, far) = unsafe {
-            let base = nodes.as_ptr().cast::<i64>();
-            (_mm256_i32gather_epi64::<8>(base, near), _mm256_i32gather_epi64::<8>(base, far))
-        };
-        let (near, far) = (_mm256_castsi256_ps(near), _mm256_castsi256_ps(far));
-        let threshold = _mm256_shuffle_ps::<0b10_00_10_00>(near, far);
-        let word = _mm256_castps_si256(_mm256_shuffle_ps::<0b11_01_11_01>(near, far));
-        let sign = _mm256_and_si256(word, _mm256_set1_epi32(SIGN as i32));
-        let delta = _mm256_and_si256(word, _mm256_set1_epi32((1 << DELTA_BITS) - 1));
-        let feature = _mm256_srli_epi32::<{ DELTA_BITS as i32 }>(_mm256_xor_si256(word, sign));
-        // SAFETY: this function's contract.
-        let x = unsafe { _mm256_i32gather_ps::<4>(rows, _mm256_add_epi32(starts, feature)) };
-        let x = _mm256_xor_ps(x, _mm256_castsi256_ps(sign));
-        // The mask is -1 where the comparison holds, and false for NaN.
-        let second = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_LE_OQ>(x, threshold));
-        _mm256_sub_epi32(_mm256_add_epi32(at, delta), second)
+    pub(super) unsafe fn sixteen(batch: &Batch, tops: &[Top], slots: &Slots, sums: &mut [f32; LANES]) {
+        let slots = slots.as_flattened().as_ptr();
+        for top in tops {
+            let ask = |question: usize| -> Answers {
+                let threshold = _mm256_set1_ps(top.thresholds[question]);
+                // SAFETY: a slot of the batch begins here, and is sixteen numbers long.
+                let (low, high) = unsafe {
+                    let slot = slots.add(top.slots[question] as usize);
+                    (_mm256_loadu_ps(slot), _mm256_loadu_ps(slot.add(LANES / 2)))
+                };
+                // All bits where the comparison holds, none for NaN.
+                [_mm256_cmp_ps::<_CMP_LE_OQ>(low, threshold), _mm256_cmp_ps::<_CMP_LE_OQ>(high, threshold)]
+            };
+            let pick = |which: Answers, no: Answers, yes: Answers| -> Answers {
+                [_mm256_blendv_ps(no[0], yes[0], which[0]), _mm256_blendv_ps(no[1], yes[1], which[1])]
+            };
+            let first = ask(0);
+            let second = pick(first, ask(1), ask(2));
+            let pair = |at: usize, which| pick(which, ask(at), ask(at + 1));
+            let third = pick(first, pair(3, second), pair(5, second));
+            let four = |at: usize| pick(second, pair(at, third), pair(at + 2, third));
+            let fourth = pick(first, four(7), four(11));
+            let mut at = [0; LANES];
+            for (half, at) in at.chunks_exact_mut(LANES / 2).enumerate() {
+                // A yes is -1.
+                let on = |path, answers: Answers| {
+                    _mm256_add_epi32(_mm256_add_epi32(path, path), _mm256_castps_si256(answers[half]))
+                };
+                let path = on(on(on(_mm256_castps_si256(first[half]), second), third), fourth);
+                let node = _mm256_sub_epi32(_mm256_set1_epi32(top.first.cast_signed()), path);
+                // SAFETY: eight numbers wide.
+                unsafe { _mm256_storeu_si256(at.as_mut_ptr().cast(), node) };
+            }
+            // SAFETY: four answers lead to one of the tree's sixteen nodes; the rest is this function's contract. The usual
+            // numbers of steps are loops that the compiler unrolls.
+            unsafe {
+                match top.steps {
+                    0 => batch.descend(slots, &at, 0, sums),
+                    1 => batch.descend(slots, &at, 1, sums),
+                    2 => batch.descend(slots, &at, 2, sums),
+                    3 => batch.descend(slots, &at, 3, sums),
+                    4 => batch.descend(slots, &at, 4, sums),
+                    steps => batch.descend(slots, &at, steps, sums),
+                }
+            }
+        }
     }
 }

@@ -5,6 +5,7 @@ mod cases;
 mod layers;
 mod models;
 mod refusals;
+mod walks;
 
 use proptest::prelude::*;
 use tract_onnx::pb::{AttributeProto, ModelProto, type_proto};
@@ -220,17 +221,6 @@ fn features_of_another_length_are_the_callers_error() {
 fn rankers_are_shared_between_threads() {
     fn shared<T: Send + Sync + 'static>() {}
     shared::<Ranker>();
-}
-
-#[test]
-fn the_portable_loop_gives_the_same_bits() {
-    let golden = Ranker::from_onnx(GOLDEN, 6).unwrap();
-    let Plan::Trees(trees) = &golden.plan else { panic!("nothing but trees") };
-    let features: Vec<f32> = (0..6 * 61).map(|at| noise(at) * 3.0).collect();
-    let (mut wide, mut portable) = (vec![0.0; 61], vec![0.0; 61]);
-    trees.score(&features, 6, &mut wide);
-    trees.score_portable(&features, 6, &mut portable);
-    assert_eq!(wide, portable);
 }
 
 #[test]
