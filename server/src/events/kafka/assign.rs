@@ -27,7 +27,7 @@ pub(super) struct Assigned {
     pub(super) topic: String,
     pub(super) retry: Retry,
     pub(super) voice: Voice,
-    pub(super) positions: Mutex<Positions>,
+    pub(super) positions: Arc<Mutex<Positions>>,
 }
 
 impl Assigned {

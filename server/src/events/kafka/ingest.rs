@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
-use rdkafka::producer::Producer as _;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 
 use super::assign::Assigned;
 use super::batch::{Batch, Dead};
 use super::client::{self, Plain, Voice};
+use super::lag;
 use super::landed::Landed;
 use super::producer::Producer;
 use super::retry::Retry;
@@ -29,10 +30,6 @@ use crate::telemetry::Metrics;
 
 /// The stop signal is looked at this often while nothing comes.
 const IDLE_POLL: Duration = Duration::from_millis(100);
-/// Between two looks at how far the log is ahead.
-const LAG_EVERY: Duration = Duration::from_secs(1);
-/// For one such look at one partition.
-const LAG_WAIT: Duration = Duration::from_millis(250);
 /// Offsets of the group, for those who look at the group from outside, and for a store that is empty.
 const COMMIT_EVERY_MS: u64 = 1_000;
 /// Heartbeats in one session timeout.
@@ -61,6 +58,7 @@ pub(super) struct Parts {
 pub(super) struct Ingest {
     stop: watch::Sender<bool>,
     thread: JoinHandle<()>,
+    lag: AbortHandle,
 }
 
 impl Ingest {
@@ -68,12 +66,19 @@ impl Ingest {
     pub(super) fn start(parts: Parts) -> Result<Ingest> {
         let (stop, stopping) = watch::channel(false);
         let retry = Retry::new(Handle::current(), stopping);
+        let positions = Arc::new(Mutex::default());
+        let watched = lag::Watched {
+            topic: parts.settings.topic.clone(),
+            producer: parts.producer.clone(),
+            positions: positions.clone(),
+            metrics: parts.metrics.clone(),
+        };
         let context = Assigned {
             store: parts.store.clone(),
             topic: parts.settings.topic.clone(),
             retry: retry.clone(),
             voice: Voice::default(),
-            positions: Mutex::default(),
+            positions,
         };
         let consumer = consumer(&parts.settings, context)?;
         let work = Work { parts, retry, consumer };
@@ -81,12 +86,14 @@ impl Ingest {
             .name("events-ingest".to_owned())
             .spawn(move || work.run())
             .map_err(|error| Error::internal("starting the thread that takes events over", error))?;
-        Ok(Ingest { stop, thread })
+        let lag = tokio::spawn(lag::watch(watched)).abort_handle();
+        Ok(Ingest { stop, thread, lag })
     }
 
     /// Ends after what it is writing, leaves the group, and is waited for at most so long.
     pub(super) async fn stop(self, within: Duration) {
         self.stop.send_replace(true);
+        self.lag.abort();
         let joined = tokio::task::spawn_blocking(move || self.thread.join());
         match tokio::time::timeout(within, joined).await {
             Ok(Ok(Ok(()))) => {}
@@ -134,16 +141,11 @@ struct Work {
 
 impl Work {
     fn run(self) {
-        let mut looked = Instant::now();
         let mut is_failing = false;
         while !self.retry.is_stopping() {
             let batch = self.collect(&mut is_failing);
             if !batch.is_empty() && self.take_over(batch).is_none() {
                 break;
-            }
-            if looked.elapsed() >= LAG_EVERY {
-                self.look();
-                looked = Instant::now();
             }
         }
         // Leaves the group; offsets that were stored are committed.
@@ -226,7 +228,8 @@ impl Work {
     fn write(&self, batch: &mut Batch) -> Option<Vec<Outcome>> {
         let (store, topic) = (&self.parts.store, &self.parts.settings.topic);
         let positions = batch.positions(topic);
-        let all = || store.append_ingested(batch.events.clone(), positions.clone());
+        let now_ms = || self.parts.clock.now_ms();
+        let all = || store.append_ingested(batch.events.clone(), positions.clone(), now_ms());
         match self.retry.until(WRITING, all, may_pass)? {
             Ok(outcomes) => Some(outcomes),
             Err(error) => {
@@ -244,7 +247,7 @@ impl Work {
                         }
                     }
                 }
-                let last = || store.append_ingested(Vec::new(), positions.clone());
+                let last = || store.append_ingested(Vec::new(), positions.clone(), now_ms());
                 self.retry.until_done(WRITING, last)?;
                 Some(outcomes)
             }
@@ -252,7 +255,8 @@ impl Work {
     }
 
     fn write_one(&self, received: &Received) -> Option<Result<Vec<Outcome>>> {
-        let one = || self.parts.store.append_ingested(vec![received.clone()], Vec::new());
+        let Parts { store, clock, .. } = &self.parts;
+        let one = || store.append_ingested(vec![received.clone()], Vec::new(), clock.now_ms());
         self.retry.until(WRITING, one, may_pass)
     }
 
@@ -269,21 +273,6 @@ impl Work {
             "a record of the event log cannot be taken; it is in the dead-letter topic with the reason"
         );
         Some(())
-    }
-
-    /// How far the log is ahead of the store, over the partitions of this process.
-    fn look(&self) {
-        let Some(client) = self.parts.producer.client() else { return };
-        let positions = self.consumer.context().positions().clone();
-        let mut lag = 0;
-        for (partition, next) in positions {
-            match client.client().fetch_watermarks(&self.parts.settings.topic, partition, LAG_WAIT) {
-                Ok((low, high)) => lag += (high - next.unwrap_or(low).max(low)).max(0),
-                // The last known value stays.
-                Err(_) => return,
-            }
-        }
-        self.parts.metrics.ingest_lag.set(lag);
     }
 }
 

@@ -148,6 +148,47 @@ async fn a_store_goes_on_from_its_own_position_when_the_group_s_offsets_are_lost
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_the_store_knows_nothing_of_is_read_from_its_beginning() {
+    let house = House::new();
+    let full = house.store().await;
+    let (first, _) = house.process(&full, true).await;
+    let mark = first.log.append(likes("a", 300), NOW).await.unwrap().mark;
+    conformance::landed(&first, &mark).await;
+    // The group's own offsets are committed at the end of every partition.
+    close(first).await;
+    let mut known = full.ingested(&house.settings().topic).await.unwrap();
+    assert_eq!(known.len(), PARTITIONS as usize, "300 likes of 17 users are in all of them");
+    known.truncate(1);
+    let skipped = known[0].next as usize;
+    let other = tempfile::tempdir().unwrap();
+    let mut empty = house.config.clone();
+    empty.store.url = format!("sqlite://{}/store.db", other.path().display()).into();
+    let store = crate::store::open(&empty, Arc::new(Metrics::new())).await.unwrap();
+    store.append_ingested(Vec::new(), known, NOW).await.unwrap();
+    let (second, _) = house.process(&store, true).await;
+    tokio::time::timeout(LONG, second.log.landed(&mark)).await.unwrap();
+    assert_eq!(distinct(&store).await, 300 - skipped);
+    close(second).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_a_process_with_a_clock_ahead_acknowledged_lands() {
+    const AHEAD_MS: TimeMs = 3_600_000;
+    let house = House::new();
+    let store = house.store().await;
+    let (taker, metrics) = house.process(&store, true).await;
+    let (sender, _) = house.process(&store, false).await;
+    let event = Event { time_ms: NOW + AHEAD_MS, ..like("a", "ann", "i") };
+    let mark = sender.log.append(vec![event.clone()], NOW + AHEAD_MS).await.unwrap().mark;
+    tokio::time::timeout(LONG, taker.log.landed(&mark)).await.unwrap();
+    let rows = store.log_after(0, 10).await.unwrap();
+    assert_eq!(rows[0].entry, crate::store::StoredEntry::Event(event));
+    assert!(!metrics.render().contains("name=\"dead\""), "it is not buried");
+    close(sender).await;
+    close(taker).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_store_from_a_backup_catches_up_from_the_log() {
     let house = House::new();
     let store = house.store().await;

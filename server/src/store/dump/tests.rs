@@ -45,7 +45,7 @@ async fn fill(store: &dyn Store) {
     store.append_events(vec![event("4", &visitor, 9)], i64::MIN).await.unwrap();
     let received = Received { event: event("5", &ann, 9), received_ms: -7 };
     let positions = vec![Ingested { log: "topic".to_owned(), partition: 3, next: 9 }];
-    store.append_ingested(vec![received], positions).await.unwrap();
+    store.append_ingested(vec![received], positions, now).await.unwrap();
     let attributes = serde_json::json!({"b": 0.1, "a": [true, "x\u{0}"]}).as_object().cloned().unwrap();
     let item = |id: &str| Item { attributes: attributes.clone(), ..Item { id: id.into(), ..Item::default() } };
     store.upsert_items(vec![item("i\u{0}"), item("gone")], Some(1), now).await.unwrap();

@@ -17,6 +17,7 @@ use crate::store::{Ingested, KeyHash, Outcome, Received};
 pub(super) struct Append {
     pub(super) events: Vec<Received>,
     pub(super) positions: Vec<Ingested>,
+    pub(super) now_ms: TimeMs,
 }
 
 #[async_trait]
@@ -36,7 +37,7 @@ impl Write<Live> for Append {
             .filter(|(_, is_erased)| !**is_erased)
             .map(|(received, _)| (&received.event, received.received_ms))
             .collect();
-        let mut appended = log::append_all(tx, &rows).await?.into_iter();
+        let mut appended = log::append_all(tx, &rows, self.now_ms).await?.into_iter();
         let outcome = |is_erased: &bool| match is_erased {
             true => Outcome::Erased,
             false => appended.next().expect("one outcome for each that was appended"),

@@ -94,9 +94,14 @@ impl Store for Postgres {
         self.writer.run(entries, log::Append { events, now_ms }).await
     }
 
-    async fn append_ingested(&self, events: Vec<Received>, positions: Vec<Ingested>) -> Result<Vec<Outcome>> {
+    async fn append_ingested(
+        &self,
+        events: Vec<Received>,
+        positions: Vec<Ingested>,
+        now_ms: TimeMs,
+    ) -> Result<Vec<Outcome>> {
         let entries = events.len();
-        self.writer.run(entries, ingested::Append { events, positions }).await
+        self.writer.run(entries, ingested::Append { events, positions, now_ms }).await
     }
 
     async fn ingested(&self, log: &str) -> Result<Vec<Ingested>> {

@@ -14,6 +14,7 @@ use crate::store::{Ingested, Outcome, Received, UserKey};
 pub(super) struct Append {
     pub(super) events: Vec<Received>,
     pub(super) positions: Vec<Ingested>,
+    pub(super) now_ms: TimeMs,
 }
 
 #[async_trait]
@@ -30,7 +31,7 @@ impl Write<SqliteConnection> for Append {
             .filter(|received| !is_erased(received))
             .map(|received| (&received.event, received.received_ms))
             .collect();
-        let mut appended = log::append_all(tx, &rows).await?.into_iter();
+        let mut appended = log::append_all(tx, &rows, self.now_ms).await?.into_iter();
         let outcome = |received: &Received| match is_erased(received) {
             true => Outcome::Erased,
             false => appended.next().expect("one outcome for each that was appended"),
