@@ -140,17 +140,24 @@ pub(crate) async fn a_shared_log_is_taken_over_once(store: &dyn Store) {
     let ann = UserKey::user("ann");
     let received = |id: &str, received_ms| Received { event: like(id, &ann, "i", 5), received_ms };
     let at = |partition, next| Ingested { log: "topic".to_owned(), partition, next };
+    let step = |from, partition, next| Step { from, to: at(partition, next) };
     assert!(store.ingested("topic").await.unwrap().is_empty());
-    let first =
-        store.append_ingested(vec![received("a", 7), received("b", 8)], vec![at(0, 2), at(3, 9)], 10).await.unwrap();
+    let first = store
+        .append_ingested(vec![received("a", 7), received("b", 8)], vec![step(0, 0, 2), step(0, 3, 9)], 10)
+        .await
+        .unwrap();
     assert_eq!(first, [1, 2].map(|seq| Outcome::Accepted { seq, user: ann.clone() }));
     // Another consumer of the same partition, from an older position.
-    let again = store.append_ingested(vec![received("b", 8), received("c", 9)], vec![at(0, 1)], 11).await.unwrap();
+    let again = store.append_ingested(vec![received("b", 8), received("c", 9)], vec![step(0, 0, 1)], 11).await.unwrap();
     assert_eq!(again, [Outcome::Duplicate, Outcome::Accepted { seq: 3, user: ann.clone() }]);
     assert_eq!(store.ingested("topic").await.unwrap(), [at(0, 2), at(3, 9)]);
     assert!(store.ingested("other").await.unwrap().is_empty());
-    assert!(store.append_ingested(Vec::new(), vec![at(0, 5)], 12).await.unwrap().is_empty());
+    assert!(store.append_ingested(Vec::new(), vec![step(2, 0, 5)], 12).await.unwrap().is_empty());
     assert_eq!(store.ingested("topic").await.unwrap(), [at(0, 5), at(3, 9)]);
+    // The store was set back since these consumers took over: what is missing must still be found missing.
+    let beyond = vec![step(6, 0, 8), step(4, 5, 7), step(9, 3, 10)];
+    store.append_ingested(Vec::new(), beyond, 12).await.unwrap();
+    assert_eq!(store.ingested("topic").await.unwrap(), [at(0, 5), at(3, 10)]);
     let read = store.log_after(0, 10).await.unwrap();
     assert_eq!(read.iter().map(|row| (row.seq, row.received_ms)).collect::<Vec<_>>(), [(1, 7), (2, 8), (3, 9)]);
 }

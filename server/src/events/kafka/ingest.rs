@@ -30,6 +30,8 @@ use crate::telemetry::Metrics;
 
 /// The stop signal is looked at this often while nothing comes.
 const IDLE_POLL: Duration = Duration::from_millis(100);
+/// Between two looks at whether the store still has what was taken over.
+const STORE_EVERY: Duration = Duration::from_secs(1);
 /// Offsets of the group, for those who look at the group from outside, and for a store that is empty.
 const COMMIT_EVERY_MS: u64 = 1_000;
 /// Heartbeats in one session timeout.
@@ -79,6 +81,7 @@ impl Ingest {
             retry: retry.clone(),
             voice: Voice::default(),
             positions,
+            taken: Mutex::default(),
         };
         let consumer = consumer(&parts.settings, context)?;
         let work = Work { parts, retry, consumer };
@@ -141,15 +144,32 @@ struct Work {
 
 impl Work {
     fn run(self) {
-        let mut is_failing = false;
+        let (mut is_failing, mut looked) = (false, Instant::now());
         while !self.retry.is_stopping() {
             let batch = self.collect(&mut is_failing);
             if !batch.is_empty() && self.take_over(batch).is_none() {
                 break;
             }
+            if looked.elapsed() >= STORE_EVERY {
+                if self.follow_store().is_none() {
+                    break;
+                }
+                looked = Instant::now();
+            }
         }
         // Leaves the group; offsets that were stored are committed.
         drop(self.consumer);
+    }
+
+    /// A store that was set back (a replica that lacked the last commits took over) gets again what it lost: ids count
+    /// once, so that nothing is there twice. `None` when the process stops.
+    fn follow_store(&self) -> Option<()> {
+        let context = self.consumer.context();
+        if context.is_set_back()? {
+            tracing::error!("the store was set back: what it lost is taken over again from the event log");
+            context.take_again(&self.consumer);
+        }
+        Some(())
     }
 
     /// What there is, at most one batch; waits for the first record, and a little for others.
@@ -217,6 +237,9 @@ impl Work {
         }
         landed.nudge();
         for (&partition, &next) in &batch.next {
+            if let Some(taken) = self.consumer.context().taken().get_mut(&partition) {
+                *taken = next.max(*taken);
+            }
             // Fails for a partition that went to another process meanwhile: that one has its own position.
             if let Err(error) = self.consumer.store_offset(&settings.topic, partition, next - 1) {
                 tracing::debug!(error = %Plain(&error), partition, "an offset is not stored");
@@ -227,9 +250,9 @@ impl Work {
 
     fn write(&self, batch: &mut Batch) -> Option<Vec<Outcome>> {
         let (store, topic) = (&self.parts.store, &self.parts.settings.topic);
-        let positions = batch.positions(topic);
+        let steps = batch.steps(topic, &self.consumer.context().taken());
         let now_ms = || self.parts.clock.now_ms();
-        let all = || store.append_ingested(batch.events.clone(), positions.clone(), now_ms());
+        let all = || store.append_ingested(batch.events.clone(), steps.clone(), now_ms());
         match self.retry.until(WRITING, all, may_pass)? {
             Ok(outcomes) => Some(outcomes),
             Err(error) => {
@@ -247,7 +270,7 @@ impl Work {
                         }
                     }
                 }
-                let last = || store.append_ingested(Vec::new(), positions.clone(), now_ms());
+                let last = || store.append_ingested(Vec::new(), steps.clone(), now_ms());
                 self.retry.until_done(WRITING, last)?;
                 Some(outcomes)
             }

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::events::log::conformance::{self, Ground, like};
-use crate::store::UserKey;
+use crate::store::{Step, UserKey};
 use crate::testkit;
 
 const PARTITIONS: i32 = 3;
@@ -164,7 +164,8 @@ async fn a_partition_that_the_store_knows_nothing_of_is_read_from_its_beginning(
     let mut empty = house.config.clone();
     empty.store.url = format!("sqlite://{}/store.db", other.path().display()).into();
     let store = crate::store::open(&empty, Arc::new(Metrics::new())).await.unwrap();
-    store.append_ingested(Vec::new(), known, NOW).await.unwrap();
+    let steps = known.into_iter().map(|to| Step { from: 0, to }).collect();
+    store.append_ingested(Vec::new(), steps, NOW).await.unwrap();
     let (second, _) = house.process(&store, true).await;
     tokio::time::timeout(LONG, second.log.landed(&mark)).await.unwrap();
     assert_eq!(distinct(&store).await, 300 - skipped);
@@ -186,6 +187,28 @@ async fn an_event_that_a_process_with_a_clock_ahead_acknowledged_lands() {
     assert!(!metrics.render().contains("name=\"dead\""), "it is not buried");
     close(sender).await;
     close(taker).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_set_back_while_it_is_filled_gets_again_what_it_lost() {
+    let house = House::new();
+    let store = house.store().await;
+    let (ground, _) = house.process(&store, true).await;
+    let mark = ground.log.append(likes("a", 200), NOW).await.unwrap().mark;
+    conformance::landed(&ground, &mark).await;
+    let mut sql = sqlx::SqliteConnection::connect(house.config.store.url.expose()).await.unwrap();
+    let lose = "BEGIN IMMEDIATE; DELETE FROM log; DELETE FROM event_ids; UPDATE ingested SET next = 1 WHERE partition = 0; \
+         DELETE FROM ingested WHERE partition > 0; COMMIT";
+    sqlx::raw_sql(lose).execute(&mut sql).await.unwrap();
+    // What comes right behind must not hide the hole.
+    ground.log.append(likes("b", 100), NOW).await.unwrap();
+    let started = Instant::now();
+    while distinct(&store).await < 299 && started.elapsed() < LONG {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // One record of partition 0 counts as taken over.
+    assert_eq!(distinct(&store).await, 299);
+    close(ground).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
