@@ -6,7 +6,7 @@ import hashlib
 import resource
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,10 +38,19 @@ def of_ids(ids: Iterable[str]) -> Sum:
 
 def of_store(database: Database, namespace: str) -> tuple[Sum, Sum]:
     """Of the log's events, and of the hashes by which events count once."""
+    return sums(lambda text: database.ask(namespace, text))
+
+
+def sums(ask: Callable[[str], str], prefix: str = "") -> tuple[Sum, Sum]:
+    """The same of events whose ids begin so; `ask` is psql in the store's schema."""
+    events, hashes = "log WHERE kind = 0", "event_ids"
+    if prefix:
+        events += f" AND substr(event_id, 1, {len(prefix.encode())}) = '{prefix}'::bytea"
+        hashes += f" WHERE hash IN (SELECT substr(sha256(event_id), 1, 16) FROM {events})"
     found = []
-    for what, rows in (("sha256(event_id)", "log WHERE kind = 0"), ("hash", "event_ids")):
+    for what, rows in (("sha256(event_id)", events), ("hash", hashes)):
         number = f"('x' || substr(encode({what}, 'hex'), 1, {DIGITS}))::bit({DIGITS * 4})::bigint"
-        told = database.ask(namespace, f"SELECT count(*), coalesce(sum({number}), 0) FROM {rows}").split("|")
+        told = ask(f"SELECT count(*), coalesce(sum({number}), 0) FROM {rows}").split("|")
         found.append(Sum(int(told[0]), int(told[1])))
     return found[0], found[1]
 

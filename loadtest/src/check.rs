@@ -1,7 +1,8 @@
 //! Whether an answer is right: as many items as asked for, none twice, none that its user has seen.
 //!
 //! Reads the encoded answer where it lies, without building messages: the generator must cost little beside the
-//! server. What a user has seen is what this generator recorded itself and what was acknowledged before it asked.
+//! server. What a user has seen is what this generator recorded itself and what was acknowledged before it asked; an
+//! answer that says that it could not be made from the latest profile is not held to it.
 
 use std::hash::Hasher;
 
@@ -147,14 +148,17 @@ impl Checker {
     }
 
     fn slate(&mut self, layout: Layout, asked: &Asked, message: &[u8], memory: &Memory) -> Result<Verdict, Violation> {
-        let (mut verdict, mut missing, mut is_short) = (Verdict::default(), 0, false);
+        let (mut verdict, mut missing, mut is_short, mut is_stale) = (Verdict::default(), 0, false, false);
         self.items.clear();
         for field in Fields(message) {
             match field.ok_or(Violation::Unreadable)? {
                 (number, Value::Bytes(result)) if number == layout.results => {
                     self.items.push(hash(item_id(result).ok_or(Violation::Unreadable)?));
                 }
-                (number, _) if number == layout.degraded => verdict.degraded = true,
+                (number, Value::Bytes(degraded)) if number == layout.degraded => {
+                    verdict.degraded = true;
+                    is_stale = lacks_profile(degraded);
+                }
                 (number, Value::Number(CACHE_HIT)) if number == layout.cache => verdict.cached = true,
                 (number, _) if number == layout.short_reason => is_short = true,
                 (number, _) if number == layout.missing => missing += 1,
@@ -164,7 +168,7 @@ impl Checker {
         let found = self.items.len() as u32 + missing;
         if found > asked.count || (found < asked.count && !is_short) {
             verdict.violation = Some(Violation::Count);
-        } else if self.items.iter().any(|item| memory.has_seen(asked, *item)) {
+        } else if !is_stale && self.items.iter().any(|item| memory.has_seen(asked, *item)) {
             verdict.violation = Some(Violation::Seen);
         }
         self.items.sort_unstable();
@@ -261,6 +265,18 @@ impl Layout {
 }
 
 const CACHE_HIT: u64 = 2;
+/// What an answer names that does not know everything its user has seen.
+const PROFILE: [&[u8]; 2] = [b"stale_profile", b"profile"];
+
+/// Whether the answer says that it was made without the user's latest events: then it may repeat what they have seen.
+fn lacks_profile(degraded: &[u8]) -> bool {
+    Fields(degraded).any(|part| match part {
+        Some((1, Value::Bytes(part))) => {
+            Fields(part).any(|field| matches!(field, Some((1, Value::Bytes(what))) if PROFILE.contains(&what)))
+        }
+        _ => false,
+    })
+}
 
 fn item_id(result: &[u8]) -> Option<&[u8]> {
     Fields(result).find_map(|field| match field {

@@ -9,7 +9,6 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use h2::client::SendRequest;
 use tonic::Code;
 
 use crate::machine::{self, Watch};
@@ -20,7 +19,7 @@ use crate::schedule::{Arrivals, Schedule};
 use crate::session::{Session, Shared};
 use crate::slo::{Slo, Verdict};
 use crate::traffic::{Kind, Shot};
-use crate::wire::{Reply, call, frame};
+use crate::wire::{Picked, Reply, call, frame};
 
 /// Calls that are sent without giving the turn to those that read answers.
 const BURST: u32 = 8;
@@ -66,7 +65,7 @@ impl Session {
     /// Loads the server.
     ///
     /// # Errors
-    /// The system gives no timer.
+    /// The system gives no timer; what was acknowledged cannot be written down.
     pub(crate) async fn drive(&self, load: &Load) -> anyhow::Result<Run> {
         let tally = Rc::new(RefCell::new(Tally::new(load.duration, load.blocks, load.slo.as_ref())));
         let mut pacer = Pacer::new()?;
@@ -88,6 +87,9 @@ impl Session {
         let generator_cpu_share = machine::usage("self")
             .map_or(0.0, |usage| (usage.0 - cpu_before) / drive.started.elapsed().as_secs_f64().max(f64::MIN_POSITIVE));
         drive.wait_for_answers().await;
+        if let Some(ledger) = &mut *self.shared.ledger.borrow_mut() {
+            ledger.flush()?;
+        }
         let stopped = stopped.or_else(|| self.lost());
         let measured_for = match &stopped {
             None => load.duration,
@@ -182,9 +184,9 @@ impl Drive<'_> {
             sent: now,
         };
         match shared.connections.pick() {
-            Some(sender) => {
+            Some(picked) => {
                 shared.in_flight.set(shared.in_flight.get() + 1);
-                tokio::task::spawn_local(flight.fly(sender, shot));
+                tokio::task::spawn_local(flight.fly(picked, shot));
             }
             None => flight.end(&shot, &Reply::unsent(), now),
         }
@@ -199,7 +201,7 @@ impl Drive<'_> {
             tokio::task::spawn_local(async move {
                 while Instant::now() < until && !shared.interrupted.get() {
                     let shot = shared.traffic.borrow_mut().next(&shared.memory.borrow(), None);
-                    let Some(sender) = shared.connections.pick() else {
+                    let Some(picked) = shared.connections.pick() else {
                         tokio::time::sleep(Duration::from_millis(10)).await;
                         continue;
                     };
@@ -207,7 +209,7 @@ impl Drive<'_> {
                     let since = (sent >= measured_from).then(|| sent - measured_from);
                     shared.in_flight.set(shared.in_flight.get() + 1);
                     let (shared, tally) = (shared.clone(), tally.clone());
-                    Flight { shared, tally, since, due: sent, sent }.fly(sender, shot).await;
+                    Flight { shared, tally, since, due: sent, sent }.fly(picked, shot).await;
                 }
             });
         }
@@ -314,8 +316,8 @@ struct Flight {
 }
 
 impl Flight {
-    async fn fly(self, sender: SendRequest<Bytes>, shot: Shot) {
-        let head = self.shared.heads[shot.kind as usize].clone();
+    async fn fly(self, Picked { sender, server }: Picked, shot: Shot) {
+        let head = self.shared.heads[server][shot.kind as usize].clone();
         let answer = call(sender, head, shot.body.clone());
         let deadline = self.sent + self.shared.deadline;
         let reply = tokio::time::timeout_at(deadline.into(), answer).await.unwrap_or_else(|_| Reply::late());
@@ -329,7 +331,9 @@ impl Flight {
             Code::Ok => {
                 let messages = frame::messages(&reply.body);
                 let mut memory = self.shared.memory.borrow_mut();
-                self.shared.checker.borrow_mut().check(kind, &shot.expect, messages, &mut memory)
+                let verdict = self.shared.checker.borrow_mut().check(kind, &shot.expect, messages, &mut memory);
+                self.shared.note(shot, &verdict);
+                verdict
             }
             _ => Default::default(),
         };

@@ -12,6 +12,7 @@ mod drive;
 mod echo;
 mod exit;
 mod floor;
+mod ledger;
 mod machine;
 mod mix;
 mod numbers;
@@ -36,7 +37,7 @@ mod zipf;
 
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use clap::{Parser, Subcommand};
 use marquee_loadtest::generate;
 use tonic::transport::{Channel, Endpoint};
@@ -46,9 +47,9 @@ use exit::Problem;
 #[derive(Debug, Parser)]
 #[command(version, about, after_help = EXIT_CODES)]
 struct Cli {
-    /// The public listener.
+    /// The public listener; for run, search and soak several times, once a process of an installation: calls take turns.
     #[arg(long, global = true, default_value = "http://127.0.0.1:50051")]
-    address: String,
+    address: Vec<String>,
     #[command(subcommand)]
     command: Command,
 }
@@ -92,22 +93,29 @@ fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 64 } else { 0 });
         }
     };
-    let address = cli.address.as_str();
-    let done = match cli.command {
-        Command::Run(args) => alone(run::run(address, args)),
-        Command::Search(args) => alone(search::run(address, args)),
-        Command::Overload(args) => alone(overload::run(address, args)),
-        Command::Soak(args) => alone(soak::run(address, args)),
+    run(cli).unwrap_or_else(Problem::end)
+}
+
+fn run(cli: Cli) -> Result<ExitCode, Problem> {
+    let all = cli.address.as_slice();
+    let only = || match all {
+        [address] => Ok(address.as_str()),
+        _ => Err(Problem::usage(anyhow!("--address: several are for run, search and soak"))),
+    };
+    match cli.command {
+        Command::Run(args) => alone(run::run(all, args)),
+        Command::Search(args) => alone(search::run(all, args)),
+        Command::Soak(args) => alone(soak::run(all, args)),
+        Command::Overload(args) => alone(overload::run(only()?, args)),
         Command::Compare(args) => compare::run(&args),
         Command::Report(args) => report::run(&args),
-        Command::Mix(args) => together(address, |channel| mix::run(channel, args)),
-        Command::StreamEvents(args) => together(address, |channel| stream::run(channel, args)),
-        Command::VerifyEvents(args) => together(address, |channel| stream::verify(channel, args)),
+        Command::Mix(args) => together(only()?, |channel| mix::run(channel, args)),
+        Command::StreamEvents(args) => together(only()?, |channel| stream::run(channel, args)),
+        Command::VerifyEvents(args) => together(only()?, |channel| stream::verify(channel, args)),
         Command::Generate(args) => ended(generate::run(&args, &mut |doing| calls::say(&format!("generate: {doing}")))),
         Command::Echo(args) => by_itself(echo::serve(args)),
         Command::Floor(args) => by_itself(floor::floor(args)),
-    };
-    done.unwrap_or_else(Problem::end)
+    }
 }
 
 /// Everything of a load on this thread: no other thread to wait for, and one core that shows what it costs.

@@ -20,7 +20,7 @@ use crate::search::{self, Steps};
 use crate::session::{Session, Where};
 use crate::slo::Slo;
 use crate::table;
-use crate::wire::{Connections, Target, call, frame};
+use crate::wire::{Connections, Picked, Target, call, frame};
 
 /// After the load, for so long, a light one looks whether all is as ever.
 const AFTER: Duration = Duration::from_secs(6);
@@ -85,7 +85,7 @@ pub(crate) async fn run(address: &str, args: Args) -> Result<ExitCode, Problem> 
     if !(1.0..=100.0).contains(&args.times) {
         return Err(Problem::usage(anyhow!("--times: must be from 1 to 100, not {}", args.times)));
     }
-    let session = Session::open(address, &args.place, None).await?;
+    let session = Session::open(&[address.to_owned()], &args.place, None).await?;
     session.introduce();
     let (mut runs, highest) = match args.rate {
         Some(rate) => (Vec::new(), Some(rate)),
@@ -102,7 +102,7 @@ pub(crate) async fn run(address: &str, args: Args) -> Result<ExitCode, Problem> 
     let rate = (highest * args.times).min(command::RATE_MAX);
     say(&format!("overload: {rate:.0}/s, {} times {highest:.0}/s, for {:?}", args.times, args.duration));
     let target = Target::parse(address, args.place.ca.as_deref()).map_err(Problem::usage)?;
-    let health = Connections::open(target, 1).await.map_err(Problem::Server)?;
+    let health = Connections::open(vec![target], 1).await.map_err(Problem::Server)?;
     let (overload, after, health) = overload(&session, &args, &slo, highest, rate, health).await?;
     table::run(&overload);
     say(&format!("after the load, at {:.0}/s:", after.rate_per_s));
@@ -153,9 +153,9 @@ async fn watch_health(connections: Connections, health: Rc<RefCell<Health>>) {
     loop {
         let started = Instant::now();
         let is_serving = match connections.pick() {
-            Some(sender) => {
+            Some(Picked { sender, server }) => {
                 let body = frame::framed(&(), &mut BytesMut::new());
-                let reply = call(sender, connections.head(HEALTH, HEALTH_TIMEOUT), body);
+                let reply = call(sender, connections.head(server, HEALTH, HEALTH_TIMEOUT), body);
                 let reply = tokio::time::timeout(HEALTH_TIMEOUT, reply).await;
                 // HealthCheckResponse { status: SERVING = 1 }
                 reply.is_ok_and(|reply| {

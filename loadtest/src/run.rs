@@ -63,7 +63,7 @@ fn speed(text: &str) -> Result<f64, String> {
     speed.ok_or_else(|| format!("must be from 0.001 to 1000000000, not \"{text}\""))
 }
 
-pub(crate) async fn run(address: &str, args: Args) -> Result<ExitCode, Problem> {
+pub(crate) async fn run(addresses: &[String], args: Args) -> Result<ExitCode, Problem> {
     if args.duration.is_zero() {
         return Err(Problem::usage(anyhow!("--duration: must be above 0")));
     }
@@ -93,7 +93,7 @@ pub(crate) async fn run(address: &str, args: Args) -> Result<ExitCode, Problem> 
     } else if args.rate.is_none() && args.closed.is_none() {
         return Err(Problem::usage(anyhow!("--rate: must be given, or --replay, or --closed")));
     }
-    let session = Session::open(address, &args.place, log).await?;
+    let session = Session::open(addresses, &args.place, log).await?;
     session.introduce();
     let run = session.drive(&load).await?;
     table::run(&run);

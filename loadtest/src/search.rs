@@ -93,9 +93,9 @@ pub(crate) struct Found {
     pub(crate) invalid: Option<String>,
 }
 
-pub(crate) async fn run(address: &str, args: Args) -> Result<ExitCode, Problem> {
+pub(crate) async fn run(addresses: &[String], args: Args) -> Result<ExitCode, Problem> {
     let slo = args.aim.slo().ok_or_else(|| Problem::usage(anyhow!("--slo: must be given, e.g. --slo p99=25ms")))?;
-    let session = Session::open(address, &args.place, None).await?;
+    let session = Session::open(addresses, &args.place, None).await?;
     session.introduce();
     let found = search(&session, &args.aim, &slo, &args.steps).await?;
     let figures = vec![command::figure(

@@ -4,7 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -17,14 +17,15 @@ use tokio::signal::unix::{SignalKind, signal};
 use tonic::Code;
 
 use crate::calls::say;
-use crate::check::{Checker, Memory};
+use crate::check::{Checker, Memory, Verdict};
 use crate::exit::Problem;
+use crate::ledger::Ledger;
 use crate::machine::{self, Watched};
 use crate::profile::{Ids, Profile};
 use crate::result::{Baseline, Setting, Spread};
 use crate::scrape::Scrape;
-use crate::traffic::{Column, Kind, Log, Names, Source, Traffic};
-use crate::wire::{Connections, OPEN_TIMEOUT, Reply, Target, call, frame};
+use crate::traffic::{Column, Kind, Log, Names, Shot, Source, Traffic};
+use crate::wire::{Connections, OPEN_TIMEOUT, Picked, Reply, Target, call, frame};
 
 const HEALTH: &str = "/grpc.health.v1.Health/Check";
 /// Of the null RPC: so many calls or so long, whichever ends first.
@@ -54,6 +55,9 @@ pub(crate) struct Where {
     /// The same seed asks the same, at the same instants.
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
+    /// Ids of the events that were acknowledged, a line each, to be looked for in the store.
+    #[arg(long)]
+    pub(crate) acknowledged: Option<PathBuf>,
 }
 
 fn label(text: &str) -> Result<(String, String), String> {
@@ -66,15 +70,27 @@ fn label(text: &str) -> Result<(String, String), String> {
 /// What all calls share.
 pub(crate) struct Shared {
     pub(crate) connections: Connections,
-    pub(crate) heads: [http::Request<()>; Kind::ALL.len()],
+    /// By server and kind.
+    pub(crate) heads: Vec<[http::Request<()>; Kind::ALL.len()]>,
     pub(crate) deadline: Duration,
     pub(crate) in_flight_max: usize,
     pub(crate) in_flight: Cell<usize>,
     pub(crate) checker: RefCell<Checker>,
     pub(crate) memory: RefCell<Memory>,
     pub(crate) traffic: RefCell<Traffic>,
+    /// `--acknowledged`
+    pub(crate) ledger: RefCell<Option<Ledger>>,
     /// Ctrl-C was pressed, or SIGTERM came.
     pub(crate) interrupted: Cell<bool>,
+}
+
+impl Shared {
+    /// Events that were acknowledged.
+    pub(crate) fn note(&self, shot: &Shot, verdict: &Verdict) {
+        if let (Some(ledger), None) = (&mut *self.ledger.borrow_mut(), verdict.violation) {
+            ledger.note(&shot.event_ids);
+        }
+    }
 }
 
 /// A server that is ready to be loaded.
@@ -87,14 +103,24 @@ pub(crate) struct Session {
     pub(crate) seed: u64,
 }
 
+/// Where calls go; every address at least once, each once.
+fn targets(addresses: &[String], authority: Option<&Path>) -> Result<Vec<Target>, Problem> {
+    let different: BTreeSet<&String> = addresses.iter().collect();
+    if different.len() < addresses.len() {
+        return Err(Problem::usage(anyhow!("--address: an address is given twice")));
+    }
+    addresses.iter().map(|address| Target::parse(address, authority)).collect::<Result<_, _>>().map_err(Problem::usage)
+}
+
 impl Session {
     /// Opens the connections, reads ids, measures the null RPC, tries each kind of call once. Must run in a `LocalSet`.
     ///
     /// # Errors
     /// Bad input, or a server that cannot be loaded: with the flag or key, and the rule.
-    pub(crate) async fn open(address: &str, given: &Where, replay: Option<Log>) -> Result<Session, Problem> {
+    pub(crate) async fn open(addresses: &[String], given: &Where, replay: Option<Log>) -> Result<Session, Problem> {
         let profile = Profile::read(&given.profile).map_err(Problem::Usage)?;
-        let target = Target::parse(address, given.ca.as_deref()).map_err(Problem::usage)?;
+        let targets = targets(addresses, given.ca.as_deref())?;
+        let ledger = given.acknowledged.as_deref().map(Ledger::create).transpose().map_err(Problem::usage)?;
         if let Some(metrics) = &given.metrics {
             Scrape::read(metrics).map_err(Problem::Server)?;
         }
@@ -102,8 +128,9 @@ impl Session {
             machine::usage(&pid.to_string())
                 .ok_or_else(|| Problem::usage(anyhow!("--server-pid: there is no process {pid} in /proc")))?;
         }
-        let connections = Connections::open(target, profile.connections).await.map_err(Problem::Server)?;
-        let baseline = baseline(&connections, address).await.map_err(Problem::Server)?;
+        let connections = Connections::open(targets, profile.connections).await.map_err(Problem::Server)?;
+        let address = addresses.join(", ");
+        let baseline = baseline(&connections, &address).await.map_err(Problem::Server)?;
         let (users, items) = match &replay {
             Some(log) => (Source::Listed(log.users.clone()), Source::Listed(log.items.clone())),
             None => ids(&profile, &connections).await?,
@@ -114,7 +141,7 @@ impl Session {
         let mut setting = Setting {
             tool_version: env!("CARGO_PKG_VERSION").to_owned(),
             labels: given.label.iter().cloned().collect(),
-            address: address.to_owned(),
+            address,
             profile_name: profile.name.clone(),
             profile: profile.text.clone(),
             users: users.len(),
@@ -125,7 +152,9 @@ impl Session {
         let traffic = Traffic::new(&profile, users, items, &format!("load-{run}"), given.seed);
         let deadline = profile.call.deadline;
         let shared = Rc::new(Shared {
-            heads: Kind::ALL.map(|kind| connections.head(kind.path(), deadline)),
+            heads: (0..connections.servers())
+                .map(|server| Kind::ALL.map(|kind| connections.head(server, kind.path(), deadline)))
+                .collect(),
             connections,
             deadline,
             in_flight_max: profile.in_flight_max,
@@ -133,6 +162,7 @@ impl Session {
             checker: RefCell::default(),
             memory: RefCell::default(),
             traffic: RefCell::new(traffic),
+            ledger: RefCell::new(ledger),
             interrupted: Cell::new(false),
         });
         setting.bundle_version = try_each(&shared, &profile).await.map_err(Problem::Server)?;
@@ -175,9 +205,9 @@ async fn listen_for_interrupt(shared: Rc<Shared>) {
 
 /// One unary call outside of the load.
 async fn ask(connections: &Connections, path: &str, message: &impl Message) -> anyhow::Result<Reply> {
-    let sender = connections.pick().context("all connections are lost")?;
+    let Picked { sender, server } = connections.pick().context("all connections are lost")?;
     let body = frame::framed(message, &mut BytesMut::new());
-    let reply = call(sender, connections.head(path, OPEN_TIMEOUT), body);
+    let reply = call(sender, connections.head(server, path, OPEN_TIMEOUT), body);
     let reply = tokio::time::timeout(OPEN_TIMEOUT, reply).await;
     reply.with_context(|| format!("no answer to {path} within {} s", OPEN_TIMEOUT.as_secs()))
 }
@@ -241,8 +271,8 @@ async fn try_each(shared: &Rc<Shared>, profile: &Profile) -> anyhow::Result<Stri
     let mut bundle = String::new();
     for kind in profile.kinds() {
         let shot = shared.traffic.borrow_mut().shot(kind, &shared.memory.borrow(), None);
-        let sender = shared.connections.pick().context("all connections are lost")?;
-        let reply = call(sender, shared.connections.head(kind.path(), OPEN_TIMEOUT), shot.body.clone());
+        let Picked { sender, server } = shared.connections.pick().context("all connections are lost")?;
+        let reply = call(sender, shared.connections.head(server, kind.path(), OPEN_TIMEOUT), shot.body.clone());
         let late = || format!("no answer to {} within {} s", kind.key(), OPEN_TIMEOUT.as_secs());
         let reply = tokio::time::timeout(OPEN_TIMEOUT, reply).await.with_context(late)?;
         match reply.code {
@@ -251,7 +281,8 @@ async fn try_each(shared: &Rc<Shared>, profile: &Profile) -> anyhow::Result<Stri
             _ => bail!("mix.{}: the server answers {}", kind.key(), reply.told()),
         }
         let messages = frame::messages(&reply.body);
-        shared.checker.borrow_mut().check(kind, &shot.expect, messages, &mut shared.memory.borrow_mut());
+        let verdict = shared.checker.borrow_mut().check(kind, &shot.expect, messages, &mut shared.memory.borrow_mut());
+        shared.note(&shot, &verdict);
         if kind == Kind::Recommend {
             bundle = decoded::<v1::RecommendResponse>(&reply.body)?.bundle_version;
         }

@@ -45,12 +45,12 @@ pub(crate) struct Args {
     drift_max: f64,
 }
 
-pub(crate) async fn run(address: &str, args: Args) -> Result<ExitCode, Problem> {
+pub(crate) async fn run(addresses: &[String], args: Args) -> Result<ExitCode, Problem> {
     let slo = args.aim.slo().ok_or_else(|| Problem::usage(anyhow!("--slo: must be given, e.g. --slo p99=25ms")))?;
     if args.place.server_pid.is_none() && args.place.metrics.is_none() {
         return Err(Problem::usage(anyhow!("--server-pid: or --metrics must be given: memory is read from there")));
     }
-    let session = Session::open(address, &args.place, None).await?;
+    let session = Session::open(addresses, &args.place, None).await?;
     session.introduce();
     let rate = match args.rate {
         Some(rate) => rate,

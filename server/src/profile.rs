@@ -154,6 +154,29 @@ impl Profiles {
         self.recent.begin(position);
     }
 
+    /// The log is not the one that was told of so far: what was made from it is dropped here, and what Redis holds of it is
+    /// not believed until [`Profiles::trust`].
+    pub fn doubt(&self) {
+        self.recent.doubt();
+        self.drop_all();
+    }
+
+    /// Makes every process drop what Redis holds; then what comes there is believed again. `position` was reached since
+    /// the doubt. False when Redis could not be told.
+    pub async fn trust(&self, position: Seq) -> bool {
+        if let Some(cache) = &self.cache
+            && let Err(error) = cache.purge().await
+        {
+            tracing::warn!(
+                error = error.detail(),
+                "Redis holds what a store had that was set back; it is not used yet"
+            );
+            return false;
+        }
+        self.recent.begin(position);
+        true
+    }
+
     /// The log position that was reached. Taken before a profile is, that profile holds everything up to there.
     pub fn reached(&self) -> Seq {
         self.recent.tail()
@@ -223,6 +246,10 @@ impl Profiles {
     fn erased(&self, hashes: &[KeyHash], seq: Seq) {
         tracing::debug!(keys = hashes.len(), seq, "an erasure drops cached profiles");
         self.recent.erased(seq);
+        self.drop_all();
+    }
+
+    fn drop_all(&self) {
         for shard in &self.shards {
             let mut shard = lock(shard);
             shard.kept.clear();

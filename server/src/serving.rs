@@ -2,6 +2,10 @@
 //!
 //! The world follows the log: it advances every tick when something was committed, and at once when a request waits
 //! for a write. A request keeps what it started with, whatever is swapped meanwhile. Must not know what a request is.
+//!
+//! Each read begins with the last entry that was read before it. When the store has another one there, or none, it was
+//! set back (a replica that lacked the last commits took over, a backup was restored): the world is built again from
+//! the bundle, and what caches hold of the lost entries is dropped.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +14,7 @@ use arc_swap::ArcSwap;
 use marquee_engine::bundle::Bundle;
 use marquee_engine::event::EventPolicy;
 use marquee_engine::recommend::Engine;
-use marquee_engine::types::Seq;
+use marquee_engine::types::{Seq, id_hash};
 use marquee_engine::world::{World, WorldBuilder};
 use tokio::sync::{Mutex, Notify, OwnedMutexGuard, watch};
 
@@ -18,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::events::log::{EventLog, Mark};
 use crate::events::log_entries;
 use crate::profile::Profiles;
-use crate::store::{LogRow, Store};
+use crate::store::{LogRow, Store, StoredEntry};
 use crate::telemetry::Metrics;
 
 /// Log entries read at once.
@@ -61,13 +65,26 @@ struct Follower {
     builder: WorldBuilder,
     /// Last log entry read; the builder's watermark may be ahead of it when its bundle was cut by time.
     position: Seq,
+    /// Stands for the entry there; `None` before the first one was read.
+    last: Option<u64>,
+    /// The log was set back, and Redis could not be told yet.
+    is_doubted: bool,
+}
+
+/// What a read of the log brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Brought {
+    Nothing,
+    Entries,
+    /// It is not the log that was read so far.
+    AnotherLog,
 }
 
 impl Follower {
     fn new(bundle: Arc<Bundle>) -> Follower {
         // A bundle that was cut by time lacks events that are older than its watermark: read them all again.
         let position = if bundle.manifest().until_ms.is_some() { 0 } else { bundle.manifest().watermark };
-        Follower { builder: WorldBuilder::new(bundle), position }
+        Follower { builder: WorldBuilder::new(bundle), position, last: None, is_doubted: false }
     }
 }
 
@@ -84,7 +101,8 @@ impl Live {
         let guard = follower.clone().lock_owned().await;
         // Whoever hears of the log hears of all that is read from here on.
         sources.profiles.begin(guard.position);
-        let mut guard = advance(guard, &sources, |rows| sources.profiles.observe(rows)).await?.0;
+        let (mut guard, brought) = advance(guard, &sources, |rows| sources.profiles.observe(rows)).await?;
+        whole(brought)?;
         let (current, watermark) = (ArcSwap::from_pointee(current), watch::Sender::new(0));
         let live = Live { current, follower, watermark, wanted: Notify::new(), sources };
         live.publish(engine, &mut guard);
@@ -123,15 +141,38 @@ impl Live {
     /// # Errors
     /// The log cannot be read; the state stays as it is.
     pub async fn advance(&self) -> Result<()> {
+        let observe = |rows: &[LogRow]| self.sources.profiles.observe(rows);
         let follower = self.follower.clone().lock_owned().await;
-        let (mut follower, is_changed) =
-            advance(follower, &self.sources, |rows| self.sources.profiles.observe(rows)).await?;
+        let (mut follower, mut brought) = advance(follower, &self.sources, observe).await?;
+        if brought == Brought::AnotherLog {
+            self.begin_anew(&mut follower);
+            (follower, brought) = advance(follower, &self.sources, observe).await?;
+            // Twice in a row: the next call begins anew.
+            whole(brought)?;
+        }
+        if follower.is_doubted {
+            follower.is_doubted = !self.sources.profiles.trust(follower.position).await;
+        }
         // Also what an earlier call applied before it failed.
-        if is_changed || follower.builder.watermark() > self.current.load().world.watermark() {
+        if brought == Brought::Entries || follower.builder.watermark() != self.current.load().world.watermark() {
             let engine = self.current.load().engine.clone();
             self.publish(engine, &mut follower);
         }
         Ok(())
+    }
+
+    /// Back to the bundle; the present state serves until the log is read again.
+    fn begin_anew(&self, follower: &mut Follower) {
+        tracing::error!(
+            position = follower.position,
+            "the store was set back: it lacks entries of the log that were read before; everything is read again"
+        );
+        self.sources.metrics.log_set_back.inc();
+        // It only rises while the log is read.
+        self.sources.metrics.log_end.set(0);
+        self.sources.profiles.doubt();
+        let bundle = self.current.load().engine.bundle().clone();
+        *follower = Follower { is_doubted: true, ..Follower::new(bundle) };
     }
 
     /// Waits until the state reflects that write, at most `wait`. Tells whether it does.
@@ -158,18 +199,21 @@ impl Live {
     /// Takes another bundle. Its world is built beside the serving one; then both are swapped at once.
     ///
     /// # Errors
-    /// The log cannot be read; the old state keeps serving.
+    /// The log cannot be read, or the store is set back meanwhile; the old state keeps serving.
     pub async fn swap(&self, bundle: Arc<Bundle>) -> Result<()> {
         let next = Arc::new(Mutex::new(Follower::new(bundle.clone())));
-        drop(advance(next.clone().lock_owned().await, &self.sources, |_| ()).await?);
+        whole(advance(next.clone().lock_owned().await, &self.sources, |_| ()).await?.1)?;
+        // Notices a store that was set back.
+        self.advance().await?;
         let observe = |rows: &[LogRow]| self.sources.profiles.observe(rows);
         // The old one first, to where the new one is: what only the new one read, nobody else has heard of.
         let follower = self.follower.clone().lock_owned().await;
-        let (mut follower, _) = advance(follower, &self.sources, observe).await?;
+        let (mut follower, brought) = advance(follower, &self.sources, observe).await?;
+        whole(brought)?;
         // What was committed meanwhile, so that the watermark never goes back.
-        drop(advance(next.clone().lock_owned().await, &self.sources, observe).await?);
+        whole(advance(next.clone().lock_owned().await, &self.sources, observe).await?.1)?;
         let next = Arc::into_inner(next).expect("every guard is dropped").into_inner();
-        *follower = next;
+        *follower = Follower { is_doubted: follower.is_doubted, ..next };
         self.publish(Engine::new(bundle), &mut follower);
         Ok(())
     }
@@ -185,18 +229,59 @@ impl Live {
     }
 }
 
-/// Applies the log's new entries; tells whether there were any. The guard goes to the blocking threads and back.
+/// Nothing but the log that was read so far will do.
+fn whole(brought: Brought) -> Result<()> {
+    match brought {
+        Brought::AnotherLog => Err(Error::unavailable("the store was set back just now; ask again", "another log")),
+        Brought::Nothing | Brought::Entries => Ok(()),
+    }
+}
+
+/// Stands for an entry. What merges change of it is left out.
+fn trace(row: &LogRow) -> u64 {
+    let (kind, id) = match &row.entry {
+        StoredEntry::Event(event) => ("event", event.id.as_str()),
+        StoredEntry::Upsert(item) => ("upsert", &*item.id),
+        StoredEntry::Delete(item) => ("delete", &**item),
+        StoredEntry::Merge { anonymous, .. } => ("merge", anonymous.as_str()),
+        StoredEntry::Erasure(_) => ("erasure", ""),
+    };
+    id_hash(&format!("{} {kind} {id}", row.received_ms))
+}
+
+/// Takes the entry that was read last off the rows; tells whether they are of the same log.
+fn goes_on(rows: &mut Vec<LogRow>, position: Seq, last: u64) -> bool {
+    match rows.first() {
+        Some(row) if row.seq <= position => {
+            let is_same = row.seq == position && trace(row) == last;
+            rows.remove(0);
+            is_same
+        }
+        // It may have been erased since: an erasure comes behind it.
+        _ => rows.iter().any(|row| matches!(row.entry, StoredEntry::Erasure(_))),
+    }
+}
+
+/// Applies the log's new entries. The guard goes to the blocking threads and back.
 async fn advance(
     mut follower: OwnedMutexGuard<Follower>,
     sources: &Sources,
     observe: impl Fn(&[LogRow]),
-) -> Result<(OwnedMutexGuard<Follower>, bool)> {
-    let mut is_changed = false;
+) -> Result<(OwnedMutexGuard<Follower>, Brought)> {
+    let mut brought = Brought::Nothing;
     loop {
-        let rows = sources.store.log_after(follower.position, READ_MAX_ENTRIES).await?;
-        let is_last = rows.len() < READ_MAX_ENTRIES;
-        if !rows.is_empty() {
-            is_changed = true;
+        let again = usize::from(follower.last.is_some());
+        let from = follower.position - again as Seq;
+        let mut rows = sources.store.log_after(from, READ_MAX_ENTRIES + again).await?;
+        let is_last = rows.len() < READ_MAX_ENTRIES + again;
+        if let Some(last) = follower.last
+            && !goes_on(&mut rows, follower.position, last)
+        {
+            return Ok((follower, Brought::AnotherLog));
+        }
+        if let Some(newest) = rows.last() {
+            brought = Brought::Entries;
+            follower.last = Some(trace(newest));
             observe(&rows);
             let policy = sources.policy.clone();
             let apply = move || {
@@ -213,7 +298,7 @@ async fn advance(
                 tokio::task::spawn_blocking(apply).await.map_err(|error| Error::internal("reading the log", error))?;
         }
         if is_last {
-            return Ok((follower, is_changed));
+            return Ok((follower, brought));
         }
     }
 }

@@ -93,6 +93,26 @@ fn a_seen_item_is_caught_once_its_event_was_acknowledged() {
 }
 
 #[test]
+fn a_slate_that_says_that_its_profile_may_be_stale_may_repeat_what_was_seen_and_no_other() {
+    let mut memory = Memory::default();
+    like("b", &mut memory);
+    let expect = Expect::Slate(asked(2, &memory));
+    let mut told = |what: &str| {
+        let part = v1::Degradation { what: what.to_owned(), why: "it is gone".to_owned() };
+        let other = v1::Degradation { what: "cache".to_owned(), ..Default::default() };
+        let answer =
+            v1::RecommendResponse { degraded: Some(v1::Degraded { parts: vec![other, part] }), ..slate(&["a", "b"]) };
+        check(Kind::Recommend, &expect, &answer, &mut memory)
+    };
+    for what in ["stale_profile", "profile"] {
+        assert_eq!(told(what), Verdict { degraded: true, ..Verdict::default() });
+    }
+    for what in ["ranker", "profiles", ""] {
+        assert_eq!(told(what).violation, Some(Violation::Seen), "{what}");
+    }
+}
+
+#[test]
 fn every_candidate_of_a_ranking_is_accounted_for() {
     let mut memory = Memory::default();
     let expect = Expect::Ranking(asked(20, &memory), 3);

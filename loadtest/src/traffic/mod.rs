@@ -63,6 +63,8 @@ pub(crate) struct Shot {
     /// The framed message.
     pub(crate) body: Bytes,
     pub(crate) expect: Expect,
+    /// Of events that it writes.
+    pub(crate) event_ids: Vec<String>,
 }
 
 /// What an answer must be.
@@ -166,8 +168,11 @@ impl Traffic {
                 self.ready(kind, &request, Expect::Ranking(asked, candidates))
             }
             Kind::RecordEvents => {
-                let (events, written) = (0..self.call.events).map(|at| self.event(at, row.filter(|_| at == 0))).unzip();
-                self.ready(kind, &v1::RecordEventsRequest { events }, Expect::Written(written))
+                let (events, written): (Vec<_>, _) =
+                    (0..self.call.events).map(|at| self.event(at, row.filter(|_| at == 0))).unzip();
+                let event_ids = events.iter().map(|event| event.id.clone()).collect();
+                let shot = self.ready(kind, &v1::RecordEventsRequest { events }, Expect::Written(written));
+                Shot { event_ids, ..shot }
             }
         }
     }
@@ -181,7 +186,7 @@ impl Traffic {
         if self.buffer.capacity() < message.encoded_len() + frame::HEAD_BYTES {
             self.buffer = BytesMut::with_capacity(CHUNK_BYTES.max(message.encoded_len() + frame::HEAD_BYTES));
         }
-        Shot { kind, body: frame::framed(message, &mut self.buffer), expect }
+        Shot { kind, body: frame::framed(message, &mut self.buffer), expect, event_ids: Vec::new() }
     }
 
     fn recommend(&mut self, memory: &Memory, row: Option<&Row>) -> (v1::RecommendRequest, Asked) {

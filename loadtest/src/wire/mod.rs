@@ -50,14 +50,22 @@ impl Reply {
     }
 }
 
-/// Connections to one server, taken in turn.
+/// Connections to one server, or to several processes of one installation, taken in turn.
 pub(crate) struct Connections {
-    target: Target,
+    targets: Vec<Target>,
     slots: Vec<Rc<Slot>>,
     next: Cell<usize>,
 }
 
+/// A connection that is there.
+pub(crate) struct Picked {
+    pub(crate) sender: SendRequest<Bytes>,
+    /// Which of the addresses it leads to.
+    pub(crate) server: usize,
+}
+
 struct Slot {
+    server: usize,
     sender: RefCell<Option<SendRequest<Bytes>>>,
     /// Since when it is lost.
     lost: Cell<Option<Instant>>,
@@ -65,15 +73,18 @@ struct Slot {
 }
 
 impl Connections {
-    /// Opens `count` connections; their tasks run on the current `LocalSet`.
+    /// Opens `count` connections, at least one to each server; their tasks run on the current `LocalSet`.
     ///
     /// # Errors
-    /// The server cannot be reached, or does not speak HTTP/2.
-    pub(crate) async fn open(target: Target, count: usize) -> anyhow::Result<Connections> {
-        let mut slots = Vec::with_capacity(count);
-        for _ in 0..count {
-            let opened = open(&target).await?;
+    /// A server cannot be reached, or does not speak HTTP/2.
+    pub(crate) async fn open(targets: Vec<Target>, count: usize) -> anyhow::Result<Connections> {
+        let mut slots = Vec::with_capacity(count.max(targets.len()));
+        let turns = (0..targets.len()).cycle().take(count.max(targets.len()));
+        for server in turns {
+            let target = &targets[server];
+            let opened = open(target).await?;
             let slot = Rc::new(Slot {
+                server,
                 sender: RefCell::new(Some(opened.0)),
                 lost: Cell::new(None),
                 is_closing: Cell::new(false),
@@ -81,15 +92,20 @@ impl Connections {
             tokio::task::spawn_local(keep(slot.clone(), opened.1, target.clone()));
             slots.push(slot);
         }
-        Ok(Connections { target, slots, next: Cell::new(0) })
+        Ok(Connections { targets, slots, next: Cell::new(0) })
     }
 
-    /// The head of calls of that path.
-    pub(crate) fn head(&self, path: &str, deadline: Duration) -> Request<()> {
+    /// How many servers there are.
+    pub(crate) fn servers(&self) -> usize {
+        self.targets.len()
+    }
+
+    /// The head of calls of that path on one of the servers.
+    pub(crate) fn head(&self, server: usize, path: &str, deadline: Duration) -> Request<()> {
         let mut request = Request::new(());
         *request.method_mut() = http::Method::POST;
         *request.version_mut() = http::Version::HTTP_2;
-        *request.uri_mut() = self.target.uri(path);
+        *request.uri_mut() = self.targets[server].uri(path);
         let headers = request.headers_mut();
         headers.insert("content-type", http::HeaderValue::from_static("application/grpc"));
         headers.insert("te", http::HeaderValue::from_static("trailers"));
@@ -100,12 +116,13 @@ impl Connections {
     }
 
     /// The next connection that is there.
-    pub(crate) fn pick(&self) -> Option<SendRequest<Bytes>> {
+    pub(crate) fn pick(&self) -> Option<Picked> {
         for _ in 0..self.slots.len() {
             let at = self.next.get();
             self.next.set((at + 1) % self.slots.len());
-            if let Some(sender) = &*self.slots[at].sender.borrow() {
-                return Some(sender.clone());
+            let slot = &self.slots[at];
+            if let Some(sender) = &*slot.sender.borrow() {
+                return Some(Picked { sender: sender.clone(), server: slot.server });
             }
         }
         None
@@ -263,7 +280,32 @@ pub(crate) fn code_name(code: Code) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpListener;
+
     use super::*;
+
+    #[tokio::test]
+    async fn calls_take_turns_between_servers_and_leave_out_one_that_is_gone() {
+        let listeners =
+            [TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap()];
+        let address = |at: usize| format!("http://{}", listeners[at].local_addr().unwrap());
+        let targets = [0, 1].map(|at| Target::parse(&address(at), None).unwrap()).to_vec();
+        let turns = async {
+            let connections = Connections::open(targets, 1).await.unwrap();
+            let picked = || connections.pick().map(|picked| picked.server);
+            assert_eq!([picked(), picked(), picked()], [Some(0), Some(1), Some(0)]);
+            assert!(connections.head(1, "/a.B/C", OPEN_TIMEOUT).uri().to_string().starts_with(&address(1)));
+            drop(listeners[1].accept().await.unwrap());
+            while connections.slots[1].lost.get().is_none() {
+                tokio::task::yield_now().await;
+            }
+            // It is connected to again after a while: its place is empty until then.
+            connections.slots[1].sender.borrow_mut().take();
+            assert_eq!([picked(), picked()], [Some(0), Some(0)]);
+            assert_eq!(connections.lost_for(), None, "one is left");
+        };
+        tokio::task::LocalSet::new().run_until(turns).await;
+    }
 
     #[test]
     fn messages_are_unescaped() {

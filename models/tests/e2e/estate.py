@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from ingest.copying import Sum, sums
 from testkit.process import HOST, free_ports
 from testkit.proxy import Proxy
 from testkit.servers.kafka import Kafka
@@ -20,6 +21,7 @@ from tests.e2e.house import House, Server
 from tests.e2e.spread import READY_S_MAX, Spread
 
 PROCESSES = 2
+NAMESPACE = "estate"
 # Of every Recommend: no fault may cost a caller more.
 DEADLINE_S = 2.5
 USERS = [f"u{number}" for number in range(catalogue.USERS)]
@@ -42,7 +44,7 @@ class Estate:
         self.to_postgres, self.to_redis = Proxy(self.postgres.port), Proxy(self.redis.port)
         self.to_kafka, self.to_s3 = Proxy(self.kafka.port, kafka_port), Proxy(self.s3.port)
         settings = {
-            "MARQUEE_NAMESPACE": "estate",
+            "MARQUEE_NAMESPACE": NAMESPACE,
             "MARQUEE_STORE__URL": f"postgres://{USER}:{PASSWORD}@{HOST}:{self.to_postgres.port}/{DATABASE}",
             "MARQUEE_CACHE__URL": f"redis://{HOST}:{self.to_redis.port}",
             "MARQUEE_EVENTS__URL": self.kafka.url,
@@ -122,6 +124,16 @@ class Estate:
                 whole = 0 if answer.degraded.parts else whole + 1
                 assert time.monotonic() < until, f"still degraded: {answer.degraded}"
                 time.sleep(0.02)
+
+    def sums(self, prefix: str) -> tuple[Sum, Sum]:
+        """Count and checksum of the events whose ids begin so, in the log and in the table of known ids."""
+
+        def ask(text: str) -> str:
+            told = self.postgres.query(f'SET search_path = "{NAMESPACE}"; {text}')
+            assert told is not None, text
+            return told
+
+        return sums(ask, prefix)
 
     def counts(self) -> dict[str, int]:
         """`marquee status --json`"""

@@ -152,7 +152,7 @@ class Writer:
     """Writes events, each user's one after the other, and sends each again until it is acknowledged."""
 
     def __init__(self, spread: Spread, name: str, items: int) -> None:
-        self._spread, self._name, self._items = spread, name, items
+        self._spread, self.name, self._items = spread, name, items
         self._pending: dict[int, list[dict[str, Any]]] = {}
         self._lock = threading.Lock()
         self.acknowledged: dict[str, Counter[str]] = {}
@@ -160,7 +160,7 @@ class Writer:
 
     def once(self, number: int, turn: int) -> object:
         """Sends what that thread has not got through yet, or the next events."""
-        user = f"{self._name}-{number}"
+        user = f"{self.name}-{number}"
         if number not in self._pending:
             self._pending[number] = [
                 {

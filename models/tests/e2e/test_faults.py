@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 import pytest
+from ingest.copying import Sum, of_ids
 from testkit.proxy import BLACK_HOLE, HALF_OPEN, REFUSE, Fault
 
 from tests.e2e import catalogue
 from tests.e2e.estate import USERS, Estate
 from tests.e2e.house import House, Server
 from tests.e2e.spread import READY_S_MAX, Health, Load, Tally, Writer, listed
+from tests.e2e.tester import LoadTester
 
 FAULT_S = float(os.environ.get("MARQUEE_FAULT_SECONDS", "2"))
 ITEMS = len(catalogue.KINDS) * catalogue.ITEMS_OF_KIND
@@ -131,18 +132,44 @@ def _check_events(estate: Estate, writer: Writer) -> None:
             time.sleep(0.1)
 
 
+def _check_sums(estate: Estate, prefix: str, acknowledged: Iterable[str]) -> Sum:
+    """As many events with such ids as were acknowledged, and the same ones: PostgreSQL says so itself."""
+    wanted, until = of_ids(acknowledged), time.monotonic() + READY_S_MAX
+    while (found := estate.sums(prefix)) != (wanted, wanted):
+        assert time.monotonic() < until and found[0].count <= wanted.count, (prefix, found, wanted)
+        time.sleep(0.1)
+    return wanted
+
+
+def _check_all(estate: Estate, writer: Writer) -> str:
+    """What the writer had acknowledged is there once: by each user's list, by count and by checksum."""
+    _check_events(estate, writer)
+    ids = [event for events in writer.acknowledged.values() for event in events.elements()]
+    found = _check_sums(estate, f"{writer.name}-", ids)
+    return f"{found.count} events once, checksum {found.total:x}"
+
+
+def _check_tester(estate: Estate, tester: LoadTester, fault_s: float) -> str:
+    """What the load tester says, and that its events are there once."""
+    told, ids = tester.check(fault_s), tester.acknowledged()
+    if ids:
+        # load-RUN-CALL-EVENT
+        found = _check_sums(estate, ids[0].rsplit("-", 2)[0] + "-", ids)
+        told += f", {found.count} events once, checksum {found.total:x}"
+    return told
+
+
 def _only(asked: Tally, may: frozenset[str]) -> bool:
     """Nothing else was told, but for a few answers for which a busy machine had Redis too late."""
     others = {what: count for what, count in asked.degraded.items() if what not in may}
     return set(others) <= CACHE and sum(others.values()) <= STRAY_SHARE_MAX * asked.answered
 
 
-def _told(name: str, asked: Tally, written: Tally, writer: Writer) -> None:
-    events = sum(map(Counter.total, writer.acknowledged.values()))
+def _told(name: str, asked: Tally, written: Tally, events: str, tester: str = "did not run") -> None:
     p99 = asked.percentile_s(0.99) * 1_000
     print(
         f"{name}: {asked.answered} slates, {len(asked.failed)} failed, p99 {p99:.0f} ms, {dict(asked.degraded)}; "
-        f"{events} events once, {len(written.failed)} writes sent again"
+        f"{events}, {len(written.failed)} writes sent again; load tester: {tester}"
     )
 
 
@@ -165,7 +192,8 @@ def test_callers_get_slates_and_no_event_is_lost_while(scenario: Scenario, estat
 
     # Asked with a token, an answer is late or says that it may be stale: both are right.
     may = scenario.may | {"stale_profile"}
-    with Load(ask) as asking, Load(writer.once, threads=2) as writing:
+    tester = LoadTester(estate, f"tester-{SCENARIOS.index(scenario)}", writes=not scenario.holds_writes)
+    with tester, Load(ask) as asking, Load(writer.once, threads=2) as writing:
         asking.wait_for(40)
         writing.wait_for(10)
         assert _only(asking.tally, frozenset({"stale_profile"})), f"before the fault: {asking.tally.degraded}"
@@ -180,9 +208,9 @@ def test_callers_get_slates_and_no_event_is_lost_while(scenario: Scenario, estat
     assert not scenario.holds_writes or writing.tally.failed, "writes did not notice: the test shows nothing"
     writer.finish()
     estate.wait_whole()
-    _check_events(estate, writer)
+    events, tested = _check_all(estate, writer), _check_tester(estate, tester, FAULT_S)
     assert all(len(watch.seen) == 1 for watch in watches), "health turned"
-    _told(scenario.name, asking.tally, writing.tally, writer)
+    _told(scenario.name, asking.tally, writing.tally, events, tested)
 
 
 def test_a_killed_process_costs_its_callers_one_retry_and_no_event(estate: Estate) -> None:
@@ -203,8 +231,7 @@ def test_a_killed_process_costs_its_callers_one_retry_and_no_event(estate: Estat
             asks.wait_ready()
     assert asking.tally.failed == [] and asks.moved > 0, asking.tally.failed[:5]
     writer.finish()
-    _check_events(estate, writer)
-    _told("a process is killed", asking.tally, writing.tally, writer)
+    _told("a process is killed", asking.tally, writing.tally, _check_all(estate, writer))
 
 
 @pytest.mark.parametrize("mode", [REFUSE, HALF_OPEN, BLACK_HOLE])
@@ -218,7 +245,8 @@ def test_a_swap_without_s3_fails_and_what_serves_goes_on(mode: str, estate: Esta
     def ask(number: int, turn: int) -> object:
         return asks.call("Recommend", user_id=USERS[(7 * turn + number) % len(USERS)], count=10)
 
-    with Load(ask) as asking:
+    tester = LoadTester(estate, f"tester-{mode}", writes=False)
+    with tester, Load(ask) as asking:
         asking.wait_for(40)
         estate.to_s3.set(Fault(mode=mode))
         with pytest.raises(grpc.RpcError) as refused:
@@ -236,6 +264,7 @@ def test_a_swap_without_s3_fails_and_what_serves_goes_on(mode: str, estate: Esta
         asking.tally.failed[:5],
         asking.tally.degraded,
     )
+    _told(f"a swap while S3 is {mode}", asking.tally, Tally(), "no events", _check_tester(estate, tester, FAULT_S))
     admin.RollbackBundle()
     _until(lambda: estate.serving() == [old] * len(estate.processes), "not all processes rolled back")
 

@@ -14,7 +14,7 @@ use super::*;
 use crate::testkit;
 
 /// A bucket of its own for one test: a prefix that nobody else uses, and a cache of its own.
-pub(super) fn config(cache: &Path, endpoint: Option<&str>) -> Config {
+pub(crate) fn config(cache: &Path, endpoint: Option<&str>) -> Config {
     let mut config = Config::default();
     let url = format!("{}/{}", testkit::server("MARQUEE_TEST_S3"), testkit::unique("artifacts"));
     config.artifacts.url = match endpoint {
@@ -26,12 +26,12 @@ pub(super) fn config(cache: &Path, endpoint: Option<&str>) -> Config {
     config
 }
 
-pub(super) async fn bucket(config: &Config) -> S3 {
+pub(crate) async fn bucket(config: &Config) -> S3 {
     S3::open(config, Arc::new(Metrics::new())).await.unwrap()
 }
 
 /// Writes a bundle of so many items with titles of that length; gives its folder.
-pub(super) fn write_bundle(folder: &Path, version: &str, items: usize, title_bytes: usize) -> PathBuf {
+pub(crate) fn write_bundle(folder: &Path, version: &str, items: usize, title_bytes: usize) -> PathBuf {
     let item =
         |at: usize| Arc::new(Item { id: format!("i{at}").into(), title: "x".repeat(title_bytes), ..Item::default() });
     let items: Vec<Arc<Item>> = (0..items).map(item).collect();

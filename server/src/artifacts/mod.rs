@@ -5,7 +5,7 @@
 //! [`Artifacts::fetch`] gives was checked against the manifest when it came.
 
 #[cfg(test)]
-mod conformance;
+pub(crate) mod conformance;
 mod folder;
 mod s3;
 

@@ -7,6 +7,8 @@
 mod current;
 mod live;
 mod registry;
+#[cfg(test)]
+mod tests;
 
 pub use live::{Bundles, First, Problems, first};
 pub use registry::{Before, Registry};

@@ -309,8 +309,9 @@ impl Link {
     /// What is wrong, for the operator who starts the server. What the client says holds no password.
     fn refused(&self, error: &RedisError) -> Error {
         let places = self.url.places();
-        let rule = match kind(error) {
-            "login" => format!("{places} refuses the user or the password of the URL, or needs one"),
+        let rule = match (kind(error), crate::tls::complaint(&error.to_string())) {
+            ("login", _) => format!("{places} refuses the user or the password of the URL, or needs one"),
+            (_, Some(complaint)) => format!("TLS with {places} fails: {complaint}"),
             _ => format!("{places} cannot be used as the cache: {error}"),
         };
         Error::invalid("cache.url", rule)

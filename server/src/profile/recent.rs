@@ -19,6 +19,8 @@ pub(super) struct Recent {
     floor: AtomicU64,
     /// Entries up to here are.
     tail: AtomicU64,
+    /// How often [`Recent::begin`] was called.
+    begun: AtomicU64,
     /// The last erasure: it may have taken entries from users that it does not name.
     erasure: AtomicU64,
 }
@@ -37,13 +39,27 @@ impl Recent {
     pub(super) fn new(slots: usize) -> Recent {
         let slots = (0..slots.max(1)).map(|_| AtomicU64::new(0)).collect();
         let (floor, tail, erasure) = (AtomicU64::new(Seq::MAX), AtomicU64::new(0), AtomicU64::new(0));
-        Recent { slots, floor, tail, erasure }
+        Recent { slots, floor, tail, erasure, begun: AtomicU64::new(0) }
+    }
+
+    /// The log is another one than was told: nothing is proven any more until [`Recent::begin`].
+    pub(super) fn doubt(&self) {
+        self.floor.store(Seq::MAX, Ordering::SeqCst);
+        self.tail.store(0, Ordering::SeqCst);
+        self.erasure.store(0, Ordering::SeqCst);
+        self.slots.iter().for_each(|slot| slot.store(0, Ordering::SeqCst));
     }
 
     /// From this position on every entry will be told.
     pub(super) fn begin(&self, position: Seq) {
+        self.begun.fetch_add(1, Ordering::SeqCst);
         self.tail.fetch_max(position, Ordering::SeqCst);
         self.floor.store(position, Ordering::SeqCst);
+    }
+
+    /// Which beginning this is: of what was fetched before another one, nothing is proven.
+    pub(super) fn begun(&self) -> u64 {
+        self.begun.load(Ordering::SeqCst)
     }
 
     /// An entry of this user is at this position.

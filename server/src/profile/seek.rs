@@ -32,11 +32,13 @@ pub struct Sought {
 struct Brought {
     slate: Option<cache::Entry>,
     is_cache_down: bool,
+    /// [`super::recent::Recent::begun`] before it was asked.
+    begun: u64,
 }
 
 impl Brought {
     fn with(self, profile: Arc<Held>, standing: Standing) -> Sought {
-        let Brought { slate, is_cache_down } = self;
+        let Brought { slate, is_cache_down, .. } = self;
         Sought { profile, standing, unsaved: Vec::new(), slate, is_cache_down }
     }
 }
@@ -79,7 +81,7 @@ impl Profiles {
                 let wanted = Wanted { question: None, profile: true, deadline };
                 copy = self.fetch(&near.owner, wanted, &mut brought).await;
             }
-            match copy.take().and_then(|bytes| self.judge(&near.owner, bytes, brought.slate.as_ref())) {
+            match copy.take().and_then(|bytes| self.judge(&near.owner, bytes, &brought)) {
                 Some(Judged::Fresh(held)) => {
                     let held = Arc::new(held);
                     self.keep(&near.owner, Kept::Profile(held.clone()), near.generation);
@@ -114,6 +116,7 @@ impl Profiles {
 
     /// Gives Redis's copy of the profile; what else it has goes where it belongs.
     async fn fetch(&self, key: &UserKey, wanted: Wanted, brought: &mut Brought) -> Option<Bytes> {
+        brought.begun = self.recent.begun();
         let reading = self.cache.as_ref()?.read(key, wanted).await;
         brought.is_cache_down |= reading.is_down;
         brought.slate = reading.slate.or(brought.slate.take());
@@ -125,20 +128,25 @@ impl Profiles {
                 self.metrics.redis_lookup(if brought.slate.is_some() { "slate_hit" } else { "slate_miss" });
             }
         }
+        if self.recent.begun() != brought.begun {
+            brought.slate = None;
+        }
         reading.profile
     }
 
     /// A slate of the same version needs the head alone.
-    fn judge(&self, key: &UserKey, bytes: Bytes, slate: Option<&cache::Entry>) -> Option<Judged> {
+    fn judge(&self, key: &UserKey, bytes: Bytes, brought: &Brought) -> Option<Judged> {
+        // After the proof: one of a log that was set back meanwhile is none.
+        let proves = |age| self.recent.proves(key, age) && self.recent.begun() == brought.begun;
         if let Some(age) = value::age(&bytes, self.rules)
-            && slate.is_some_and(|slate| slate.state.profile == age.version)
-            && self.recent.proves(key, age)
+            && brought.slate.as_ref().is_some_and(|slate| slate.state.profile == age.version)
+            && proves(age)
         {
             let packed = Packed { bytes, owner: key.clone(), rules: self.rules, limits: self.limits };
             return Some(Judged::Fresh(Held::packed(age.version, packed)));
         }
         let (kept, age) = value::read(&bytes, key, self.rules, &self.limits)?;
-        let is_fresh = self.recent.proves(key, age);
+        let is_fresh = proves(age);
         match kept {
             value::Kept::MergedInto(user) => is_fresh.then_some(Judged::Merged(user)),
             value::Kept::Profile(profile) => {
@@ -186,7 +194,8 @@ impl Profiles {
 
     /// What belongs into Redis after the store was read.
     fn unsaved(&self, near: &Near, owner: UserKey, profile: Arc<Profile>, as_of: Seq) -> Vec<(UserKey, Bytes)> {
-        if !self.cache.as_ref().is_some_and(|cache| cache.is_shared()) {
+        // A log that was set back meanwhile has no such position.
+        if !self.cache.as_ref().is_some_and(|cache| cache.is_shared()) || self.recent.tail() < as_of {
             return Vec::new();
         }
         let bytes = |kept| Bytes::from(value::write(&kept, as_of, self.rules));

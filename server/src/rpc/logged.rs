@@ -94,6 +94,14 @@ mod tests {
     }
 
     #[test]
+    fn what_a_process_with_a_clock_ahead_acknowledged_is_taken() {
+        let ahead = AHEAD_MAX_MS - 1;
+        let event = Event::new("e", UserKey::user("ann"), EventKind::Like, Some("i"), NOW + ahead);
+        let acknowledged = Received { event, received_ms: NOW + ahead };
+        assert_eq!(read(&encode(acknowledged.clone())).unwrap(), acknowledged);
+    }
+
+    #[test]
     fn what_cannot_be_taken_says_why() {
         let broken = |change: &dyn Fn(&mut v1::LoggedEvent)| {
             let mut logged = v1::LoggedEvent::decode(encode(like()).as_slice()).unwrap();

@@ -27,6 +27,7 @@ macro_rules! suite {
             a_duplicate_within_one_call_is_found
             large_and_concurrent_appends_keep_every_event_once
             a_shared_log_is_taken_over_once
+            an_id_is_remembered_from_the_moment_it_was_taken_over
             what_was_received_before_an_erasure_does_not_come_back
             histories_are_ordered_by_time_then_id
             a_history_is_bounded_and_skips_kinds
@@ -139,19 +140,35 @@ pub(crate) async fn a_shared_log_is_taken_over_once(store: &dyn Store) {
     let ann = UserKey::user("ann");
     let received = |id: &str, received_ms| Received { event: like(id, &ann, "i", 5), received_ms };
     let at = |partition, next| Ingested { log: "topic".to_owned(), partition, next };
+    let step = |from, partition, next| Step { from, to: at(partition, next) };
     assert!(store.ingested("topic").await.unwrap().is_empty());
-    let first =
-        store.append_ingested(vec![received("a", 7), received("b", 8)], vec![at(0, 2), at(3, 9)]).await.unwrap();
+    let first = store
+        .append_ingested(vec![received("a", 7), received("b", 8)], vec![step(0, 0, 2), step(0, 3, 9)], 10)
+        .await
+        .unwrap();
     assert_eq!(first, [1, 2].map(|seq| Outcome::Accepted { seq, user: ann.clone() }));
     // Another consumer of the same partition, from an older position.
-    let again = store.append_ingested(vec![received("b", 8), received("c", 9)], vec![at(0, 1)]).await.unwrap();
+    let again = store.append_ingested(vec![received("b", 8), received("c", 9)], vec![step(0, 0, 1)], 11).await.unwrap();
     assert_eq!(again, [Outcome::Duplicate, Outcome::Accepted { seq: 3, user: ann.clone() }]);
     assert_eq!(store.ingested("topic").await.unwrap(), [at(0, 2), at(3, 9)]);
     assert!(store.ingested("other").await.unwrap().is_empty());
-    assert!(store.append_ingested(Vec::new(), vec![at(0, 5)]).await.unwrap().is_empty());
+    assert!(store.append_ingested(Vec::new(), vec![step(2, 0, 5)], 12).await.unwrap().is_empty());
     assert_eq!(store.ingested("topic").await.unwrap(), [at(0, 5), at(3, 9)]);
+    // The store was set back since these consumers took over: what is missing must still be found missing.
+    let beyond = vec![step(6, 0, 8), step(4, 5, 7), step(9, 3, 10)];
+    store.append_ingested(Vec::new(), beyond, 12).await.unwrap();
+    assert_eq!(store.ingested("topic").await.unwrap(), [at(0, 5), at(3, 10)]);
     let read = store.log_after(0, 10).await.unwrap();
     assert_eq!(read.iter().map(|row| (row.seq, row.received_ms)).collect::<Vec<_>>(), [(1, 7), (2, 8), (3, 9)]);
+}
+
+pub(crate) async fn an_id_is_remembered_from_the_moment_it_was_taken_over(store: &dyn Store) {
+    // It waited long in the shared log.
+    let late = || vec![Received { event: like("a", &UserKey::user("ann"), "i", 5), received_ms: 7 }];
+    store.append_ingested(late(), Vec::new(), 1_000).await.unwrap();
+    assert_eq!(store.prune(1_000, 0).await.unwrap().event_ids, 0);
+    assert_eq!(store.append_ingested(late(), Vec::new(), 1_001).await.unwrap(), [Outcome::Duplicate]);
+    assert_eq!(store.prune(1_001, 0).await.unwrap().event_ids, 1, "a resend starts no new time");
 }
 
 pub(crate) async fn what_was_received_before_an_erasure_does_not_come_back(store: &dyn Store) {
@@ -159,7 +176,7 @@ pub(crate) async fn what_was_received_before_an_erasure_does_not_come_back(store
     let received = |id: &str, user: &UserKey, received_ms| Received { event: like(id, user, "i", 5), received_ms };
     store.forget(&ann, 100).await.unwrap();
     let events = vec![received("a", &ann, 99), received("b", &ann, 101), received("c", &bob, 99)];
-    let outcomes = store.append_ingested(events, Vec::new()).await.unwrap();
+    let outcomes = store.append_ingested(events, Vec::new(), 102).await.unwrap();
     assert_eq!(outcomes[0], Outcome::Erased);
     assert!(matches!(outcomes[1..], [Outcome::Accepted { seq: 2, .. }, Outcome::Accepted { seq: 3, .. }]));
     assert_eq!(ids(&history(store, &ann, None).await.events), ["b"]);

@@ -192,6 +192,15 @@ pub struct Ingested {
     pub next: i64,
 }
 
+/// A consumer's step along one partition of a shared log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// Up to where the consumer knows the store to hold everything; 0 for nothing.
+    pub from: i64,
+    /// How far it holds everything with this step.
+    pub to: Ingested,
+}
+
 /// One line of the log.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LogRow {

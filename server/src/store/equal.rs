@@ -63,8 +63,12 @@ async fn make(store: &dyn Store, call: Call) -> String {
         }
         Call::Ingest(events, received_ms, next) => {
             let events = events.into_iter().map(|given| Received { event: event(given), received_ms }).collect();
-            let at = |partition| Ingested { log: "t".to_owned(), partition, next: next + i64::from(partition) };
-            format!("{:?}", store.append_ingested(events, vec![at(0), at(1), at(0)]).await)
+            let at = |partition| Step {
+                // Now and then over a hole.
+                from: next / 2,
+                to: Ingested { log: "t".to_owned(), partition, next: next + i64::from(partition) },
+            };
+            format!("{:?}", store.append_ingested(events, vec![at(0), at(1), at(0)], now).await)
         }
         Call::Upsert(items, created) => {
             let item = |(id, title): (u8, u8)| Item {

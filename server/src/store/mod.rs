@@ -38,9 +38,11 @@ pub trait Store: Send + Sync {
 
     /// Appends what a shared log of events holds, as [`Store::append_events`] does, and notes in the same transaction how
     /// far that log was taken over: with both or with neither. Positions never go back, so that two consumers that hold
-    /// the same partition for a moment do no harm. An event that was received before its user was erased is not kept
-    /// ([`Outcome::Erased`]).
-    async fn append_ingested(&self, events: Vec<Received>, positions: Vec<Ingested>) -> Result<Vec<Outcome>>;
+    /// the same partition for a moment do no harm; nor do they go over a hole: in a store that was set back to before a
+    /// step's `from`, the events are kept and the position stays. An event that was received before its user was erased is not kept
+    /// ([`Outcome::Erased`]). Ids are remembered from now on, however long ago their events were received: a resend comes
+    /// from now on, too.
+    async fn append_ingested(&self, events: Vec<Received>, steps: Vec<Step>, now_ms: TimeMs) -> Result<Vec<Outcome>>;
 
     /// How far that shared log was taken over, by partition; empty for one that nothing was taken from.
     async fn ingested(&self, log: &str) -> Result<Vec<Ingested>>;
@@ -135,7 +137,7 @@ pub trait Store: Send + Sync {
     /// What is in here.
     async fn counts(&self) -> Result<Counts>;
 
-    /// Removes event ids received, and slates answered, before these moments, in small transactions.
+    /// Removes event ids that were appended, and slates answered, before these moments, in small transactions.
     async fn prune(&self, event_ids_before_ms: TimeMs, slates_before_ms: TimeMs) -> Result<Pruned>;
 
     /// Reads one moment of all there is, row by row.

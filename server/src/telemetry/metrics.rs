@@ -151,6 +151,8 @@ pub struct Metrics {
     pub log_end: Gauge,
     /// Log position of the world that answers.
     pub watermark: Gauge,
+    /// How often the store was found without entries of the log that were read before.
+    pub log_set_back: Counter,
     /// Items in the world that answers.
     pub items: Gauge,
     /// Slates that the slate log had no room for.
@@ -217,6 +219,7 @@ impl Metrics {
             store_retries: Counter::default(),
             log_end: Gauge::default(),
             watermark: Gauge::default(),
+            log_set_back: Counter::default(),
             items: Gauge::default(),
             slate_log_dropped: Counter::default(),
             event_log_waiting: Gauge::default(),
@@ -285,6 +288,8 @@ impl Metrics {
         r.register("store_retries", "Batches that the store had to write again", self.store_retries.clone());
         r.register("log_end", "Position of the newest log entry", self.log_end.clone());
         r.register("watermark", "Log position of the world that answers", self.watermark.clone());
+        let text = "Times that the store lacked entries of the log that were read before: everything was read again";
+        r.register("log_set_back", text, self.log_set_back.clone());
         r.register("items", "Items in the world that answers", self.items.clone());
         r.register("slate_log_dropped", "Slates that the slate log had no room for", self.slate_log_dropped.clone());
         r.register("event_log_waiting", "Events that wait for an acknowledgement", self.event_log_waiting.clone());

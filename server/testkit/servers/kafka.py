@@ -11,6 +11,8 @@ from pathlib import Path
 from testkit import tools
 from testkit.process import HOST, Server, free_ports, run
 
+USER = "marquee"
+PASSWORD = "only-for-tests"
 CLUSTER = "TWFycXVlZSB0ZXN0cyAhIQ"
 API_VERSIONS = 18
 JAVA = ("-Xmx512m", "-Xms128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
@@ -77,3 +79,28 @@ class Kafka(Server):
             told = link.makefile("rb").read(10)
             return len(told) == 10 and struct.unpack(">iih", told)[1:] == (7, 0)
         return False
+
+
+class KafkaLogin(Kafka):
+    """The same for those who log in with SASL/PLAIN; the broker itself has a listener of its own."""
+
+    def __init__(self, folder: Path, *, outlives: bool = False) -> None:
+        super().__init__(folder, outlives=outlives)
+        self.own_port = free_ports(1)[0]
+
+    @property
+    def url(self) -> str:
+        return f"{super().url}?security.protocol=SASL_PLAINTEXT&sasl.mechanism=PLAIN&sasl.username={USER}"
+
+    def settings(self) -> dict[str, object]:
+        module = "org.apache.kafka.common.security.plain.PlainLoginModule"
+        listeners = f"LOGIN://{HOST}:{self.port},OWN://{HOST}:{self.own_port}"
+        return {
+            **super().settings(),
+            "listeners": f"{listeners},CONTROLLER://{HOST}:{self.controller_port}",
+            "advertised.listeners": listeners,
+            "listener.security.protocol.map": "LOGIN:SASL_PLAINTEXT,OWN:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "inter.broker.listener.name": "OWN",
+            "sasl.enabled.mechanisms": "PLAIN",
+            "listener.name.login.plain.sasl.jaas.config": f'{module} required user_{USER}="{PASSWORD}";',
+        }

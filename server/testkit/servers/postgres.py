@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 from testkit import tools
+from testkit.certificates import authority
 from testkit.process import HOST, Server, run
 
 USER = "marquee"
@@ -77,3 +78,30 @@ class Postgres(Server):
         environment = {**os.environ, "PGPASSWORD": PASSWORD, "PGCONNECT_TIMEOUT": "5"}
         done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
         return done.stdout.strip() if done.returncode == 0 else None
+
+
+class PostgresTls(Postgres):
+    """The same with TLS for those who ask for it. Its certificate is for `localhost`, as that of Redis."""
+
+    @property
+    def tls(self) -> Path:
+        """Where its certificate and that of who signed it are: ca.pem, server.pem, server.key."""
+        return self.data.with_name("tls")
+
+    def prepare(self) -> None:
+        super().prepare()
+        shutil.rmtree(self.tls, ignore_errors=True)
+        self.tls.mkdir()
+        authority(self.tls)
+        if self.account:
+            for path in (self.tls, *self.tls.iterdir()):
+                os.chown(path, self.account.uid, self.account.gid)
+
+    def words(self) -> list[str]:
+        files = {"ssl_cert_file": self.tls / "server.pem", "ssl_key_file": self.tls / "server.key"}
+        return [
+            *super().words(),
+            "-c",
+            "ssl=on",
+            *(word for at in files.items() for word in ("-c", f"{at[0]}={at[1]}")),
+        ]

@@ -8,11 +8,13 @@ import hashlib
 import hmac
 import json
 import signal
+import ssl
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 from testkit import tools
+from testkit.certificates import authority
 from testkit.process import HOST, Server, free_ports
 
 KEY = "marquee-tests"
@@ -81,11 +83,15 @@ class S3(Server):
             )
         return False
 
+    def trust(self) -> ssl.SSLContext | None:
+        """Whom its clients trust; None without TLS."""
+        return None
+
     def ask(self, method: str, path: str) -> int:
         """The status of a signed request without a body."""
         now = datetime.datetime.now(datetime.UTC)
         stamp, day = now.strftime("%Y%m%dT%H%M%SZ"), now.strftime("%Y%m%d")
-        host, names = f"{HOST}:{self.port}", "host;x-amz-content-sha256;x-amz-date"
+        host, names = self.endpoint.partition("://")[2], "host;x-amz-content-sha256;x-amz-date"
         canonical = (
             f"{method}\n{path}\n\nhost:{host}\nx-amz-content-sha256:{EMPTY}\nx-amz-date:{stamp}\n\n{names}\n{EMPTY}"
         )
@@ -98,7 +104,34 @@ class S3(Server):
         headers = {"x-amz-content-sha256": EMPTY, "x-amz-date": stamp, "authorization": signed}
         request = urllib.request.Request(self.endpoint + path, method=method, headers=headers)
         try:
-            with urllib.request.urlopen(request, timeout=5.0) as answer:
+            with urllib.request.urlopen(request, timeout=5.0, context=self.trust()) as answer:
                 return int(answer.status)
         except urllib.error.HTTPError as error:
             return error.code
+
+
+class S3Tls(S3):
+    """The same with TLS alone. Its certificate is for `localhost`, as that of Redis."""
+
+    @property
+    def endpoint(self) -> str:
+        return f"https://localhost:{self.port}"
+
+    @property
+    def authority(self) -> Path:
+        """The certificate of who signed it."""
+        return self.folder / "ca.pem"
+
+    def prepare(self) -> None:
+        super().prepare()
+        authority(self.folder)
+
+    def words(self) -> list[str]:
+        return [
+            *super().words(),
+            f"-s3.cert.file={self.folder}/server.pem",
+            f"-s3.key.file={self.folder}/server.key",
+        ]
+
+    def trust(self) -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=str(self.authority))

@@ -14,5 +14,6 @@ mod overload;
 mod pages;
 #[path = "../../src/testkit/redis.rs"]
 mod redis;
+mod set_back;
 mod shared;
 mod tour;

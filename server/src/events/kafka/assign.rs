@@ -18,8 +18,13 @@ use super::client::{Plain, Voice};
 use super::retry::Retry;
 use crate::store::{Ingested, Store};
 
+const READING: &str = "reading how far the event log was taken over";
+
 /// Next offset of each partition that is ours; `None` until the first record of one that the store does not know.
 pub(super) type Positions = BTreeMap<i32, Option<i64>>;
+
+/// By partition of ours, up to where the store holds everything, as far as this process knows; 0 for nothing.
+pub(super) type Taken = BTreeMap<i32, i64>;
 
 /// The consumer's context. Its calls run on the thread that polls.
 pub(super) struct Assigned {
@@ -27,7 +32,8 @@ pub(super) struct Assigned {
     pub(super) topic: String,
     pub(super) retry: Retry,
     pub(super) voice: Voice,
-    pub(super) positions: Mutex<Positions>,
+    pub(super) positions: Arc<Mutex<Positions>>,
+    pub(super) taken: Mutex<Taken>,
 }
 
 impl Assigned {
@@ -35,10 +41,30 @@ impl Assigned {
         self.positions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(super) fn taken(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the store lacks what this process took over: it was set back since. `None` when the process stops.
+    pub(super) fn is_set_back(&self) -> Option<bool> {
+        let read = || async { self.store.ingested(&self.topic).await };
+        let known = self.retry.until_done(READING, read)?;
+        let next = |partition| known.iter().find(|at| at.partition == partition).map_or(0, |at| at.next);
+        Some(self.taken().iter().any(|(&partition, &taken)| next(partition) < taken))
+    }
+
+    /// Reads partitions that are ours already again, from where the store is.
+    pub(super) fn take_again(&self, consumer: &BaseConsumer<Assigned>) {
+        match consumer.assignment() {
+            Ok(mut partitions) => self.take(consumer, &mut partitions),
+            Err(error) => tracing::error!(error = %Plain(&error), "partitions of the event log are not read again"),
+        }
+    }
+
     fn take(&self, consumer: &BaseConsumer<Assigned>, partitions: &mut TopicPartitionList) {
         let read = || async { self.store.ingested(&self.topic).await };
         // `None`: the process stops; nothing is ours.
-        let Some(known) = self.retry.until_done("reading how far the event log was taken over", read) else {
+        let Some(known) = self.retry.until_done(READING, read) else {
             self.drop_all(consumer);
             return;
         };
@@ -52,6 +78,7 @@ impl Assigned {
                 tracing::error!(error = %Plain(&error), partition, "a position of the event log is not taken");
             }
         }
+        *self.taken() = ours.iter().map(|&partition| (partition, next(partition).unwrap_or(0))).collect();
         *self.positions() = ours.iter().map(|&partition| (partition, next(partition))).collect();
         match consumer.assign(partitions) {
             Ok(()) => tracing::info!(partitions = ?ours, "taking over these partitions of the event log"),
@@ -61,6 +88,7 @@ impl Assigned {
 
     fn drop_all(&self, consumer: &BaseConsumer<Assigned>) {
         self.positions().clear();
+        self.taken().clear();
         if let Err(error) = consumer.unassign() {
             tracing::debug!(error = %Plain(&error), "partitions of the event log are not given back");
         }

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use marquee_engine::types::TimeMs;
 use rdkafka::message::{Header, Message, OwnedHeaders};
 
+use super::assign::Taken;
 use super::producer::Outgoing;
 use crate::config::Limits;
 use crate::rpc::logged::{self, Arrived};
-use crate::store::{Ingested, Received};
+use crate::store::{Ingested, Received, Step};
 
 /// All values of a batch, together; the last one may go over.
 const BATCH_MAX_BYTES: usize = 16 * 1024 * 1024;
@@ -100,10 +101,13 @@ impl Batch {
         self.events.iter().map(|received| received.received_ms).min()
     }
 
-    /// How far the log is taken over with it.
-    pub(super) fn positions(&self, topic: &str) -> Vec<Ingested> {
-        let at = |(&partition, &next): (&i32, &i64)| Ingested { log: topic.to_owned(), partition, next };
-        self.next.iter().map(at).collect()
+    /// How far the log is taken over with it, from where it was `taken` over before.
+    pub(super) fn steps(&self, topic: &str, taken: &Taken) -> Vec<Step> {
+        let step = |(&partition, &next): (&i32, &i64)| Step {
+            from: taken.get(&partition).copied().unwrap_or(0),
+            to: Ingested { log: topic.to_owned(), partition, next },
+        };
+        self.next.iter().map(step).collect()
     }
 }
 

@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
-use rdkafka::producer::Producer as _;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 
 use super::assign::Assigned;
 use super::batch::{Batch, Dead};
 use super::client::{self, Plain, Voice};
+use super::lag;
 use super::landed::Landed;
 use super::producer::Producer;
 use super::retry::Retry;
@@ -29,10 +30,8 @@ use crate::telemetry::Metrics;
 
 /// The stop signal is looked at this often while nothing comes.
 const IDLE_POLL: Duration = Duration::from_millis(100);
-/// Between two looks at how far the log is ahead.
-const LAG_EVERY: Duration = Duration::from_secs(1);
-/// For one such look at one partition.
-const LAG_WAIT: Duration = Duration::from_millis(250);
+/// Between two looks at whether the store still has what was taken over.
+const STORE_EVERY: Duration = Duration::from_secs(1);
 /// Offsets of the group, for those who look at the group from outside, and for a store that is empty.
 const COMMIT_EVERY_MS: u64 = 1_000;
 /// Heartbeats in one session timeout.
@@ -61,6 +60,7 @@ pub(super) struct Parts {
 pub(super) struct Ingest {
     stop: watch::Sender<bool>,
     thread: JoinHandle<()>,
+    lag: AbortHandle,
 }
 
 impl Ingest {
@@ -68,12 +68,20 @@ impl Ingest {
     pub(super) fn start(parts: Parts) -> Result<Ingest> {
         let (stop, stopping) = watch::channel(false);
         let retry = Retry::new(Handle::current(), stopping);
+        let positions = Arc::new(Mutex::default());
+        let watched = lag::Watched {
+            topic: parts.settings.topic.clone(),
+            producer: parts.producer.clone(),
+            positions: positions.clone(),
+            metrics: parts.metrics.clone(),
+        };
         let context = Assigned {
             store: parts.store.clone(),
             topic: parts.settings.topic.clone(),
             retry: retry.clone(),
             voice: Voice::default(),
-            positions: Mutex::default(),
+            positions,
+            taken: Mutex::default(),
         };
         let consumer = consumer(&parts.settings, context)?;
         let work = Work { parts, retry, consumer };
@@ -81,12 +89,14 @@ impl Ingest {
             .name("events-ingest".to_owned())
             .spawn(move || work.run())
             .map_err(|error| Error::internal("starting the thread that takes events over", error))?;
-        Ok(Ingest { stop, thread })
+        let lag = tokio::spawn(lag::watch(watched)).abort_handle();
+        Ok(Ingest { stop, thread, lag })
     }
 
     /// Ends after what it is writing, leaves the group, and is waited for at most so long.
     pub(super) async fn stop(self, within: Duration) {
         self.stop.send_replace(true);
+        self.lag.abort();
         let joined = tokio::task::spawn_blocking(move || self.thread.join());
         match tokio::time::timeout(within, joined).await {
             Ok(Ok(Ok(()))) => {}
@@ -134,20 +144,32 @@ struct Work {
 
 impl Work {
     fn run(self) {
-        let mut looked = Instant::now();
-        let mut is_failing = false;
+        let (mut is_failing, mut looked) = (false, Instant::now());
         while !self.retry.is_stopping() {
             let batch = self.collect(&mut is_failing);
             if !batch.is_empty() && self.take_over(batch).is_none() {
                 break;
             }
-            if looked.elapsed() >= LAG_EVERY {
-                self.look();
+            if looked.elapsed() >= STORE_EVERY {
+                if self.follow_store().is_none() {
+                    break;
+                }
                 looked = Instant::now();
             }
         }
         // Leaves the group; offsets that were stored are committed.
         drop(self.consumer);
+    }
+
+    /// A store that was set back (a replica that lacked the last commits took over) gets again what it lost: ids count
+    /// once, so that nothing is there twice. `None` when the process stops.
+    fn follow_store(&self) -> Option<()> {
+        let context = self.consumer.context();
+        if context.is_set_back()? {
+            tracing::error!("the store was set back: what it lost is taken over again from the event log");
+            context.take_again(&self.consumer);
+        }
+        Some(())
     }
 
     /// What there is, at most one batch; waits for the first record, and a little for others.
@@ -215,6 +237,9 @@ impl Work {
         }
         landed.nudge();
         for (&partition, &next) in &batch.next {
+            if let Some(taken) = self.consumer.context().taken().get_mut(&partition) {
+                *taken = next.max(*taken);
+            }
             // Fails for a partition that went to another process meanwhile: that one has its own position.
             if let Err(error) = self.consumer.store_offset(&settings.topic, partition, next - 1) {
                 tracing::debug!(error = %Plain(&error), partition, "an offset is not stored");
@@ -225,8 +250,9 @@ impl Work {
 
     fn write(&self, batch: &mut Batch) -> Option<Vec<Outcome>> {
         let (store, topic) = (&self.parts.store, &self.parts.settings.topic);
-        let positions = batch.positions(topic);
-        let all = || store.append_ingested(batch.events.clone(), positions.clone());
+        let steps = batch.steps(topic, &self.consumer.context().taken());
+        let now_ms = || self.parts.clock.now_ms();
+        let all = || store.append_ingested(batch.events.clone(), steps.clone(), now_ms());
         match self.retry.until(WRITING, all, may_pass)? {
             Ok(outcomes) => Some(outcomes),
             Err(error) => {
@@ -244,7 +270,7 @@ impl Work {
                         }
                     }
                 }
-                let last = || store.append_ingested(Vec::new(), positions.clone());
+                let last = || store.append_ingested(Vec::new(), steps.clone(), now_ms());
                 self.retry.until_done(WRITING, last)?;
                 Some(outcomes)
             }
@@ -252,7 +278,8 @@ impl Work {
     }
 
     fn write_one(&self, received: &Received) -> Option<Result<Vec<Outcome>>> {
-        let one = || self.parts.store.append_ingested(vec![received.clone()], Vec::new());
+        let Parts { store, clock, .. } = &self.parts;
+        let one = || store.append_ingested(vec![received.clone()], Vec::new(), clock.now_ms());
         self.retry.until(WRITING, one, may_pass)
     }
 
@@ -269,21 +296,6 @@ impl Work {
             "a record of the event log cannot be taken; it is in the dead-letter topic with the reason"
         );
         Some(())
-    }
-
-    /// How far the log is ahead of the store, over the partitions of this process.
-    fn look(&self) {
-        let Some(client) = self.parts.producer.client() else { return };
-        let positions = self.consumer.context().positions().clone();
-        let mut lag = 0;
-        for (partition, next) in positions {
-            match client.client().fetch_watermarks(&self.parts.settings.topic, partition, LAG_WAIT) {
-                Ok((low, high)) => lag += (high - next.unwrap_or(low).max(low)).max(0),
-                // The last known value stays.
-                Err(_) => return,
-            }
-        }
-        self.parts.metrics.ingest_lag.set(lag);
     }
 }
 

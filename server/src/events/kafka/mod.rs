@@ -9,6 +9,7 @@ mod assign;
 mod batch;
 mod client;
 mod ingest;
+mod lag;
 mod landed;
 mod producer;
 mod retry;

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::events::log::conformance::{self, Ground, like};
-use crate::store::UserKey;
+use crate::store::{Step, UserKey};
 use crate::testkit;
 
 const PARTITIONS: i32 = 3;
@@ -145,6 +145,70 @@ async fn a_store_goes_on_from_its_own_position_when_the_group_s_offsets_are_lost
     let text = metrics.render();
     assert!(text.contains("marquee_ingest_total{name=\"ingested\"} 300"), "{text}");
     assert!(!text.contains("name=\"duplicate\""), "nothing is read twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_the_store_knows_nothing_of_is_read_from_its_beginning() {
+    let house = House::new();
+    let full = house.store().await;
+    let (first, _) = house.process(&full, true).await;
+    let mark = first.log.append(likes("a", 300), NOW).await.unwrap().mark;
+    conformance::landed(&first, &mark).await;
+    // The group's own offsets are committed at the end of every partition.
+    close(first).await;
+    let mut known = full.ingested(&house.settings().topic).await.unwrap();
+    assert_eq!(known.len(), PARTITIONS as usize, "300 likes of 17 users are in all of them");
+    known.truncate(1);
+    let skipped = known[0].next as usize;
+    let other = tempfile::tempdir().unwrap();
+    let mut empty = house.config.clone();
+    empty.store.url = format!("sqlite://{}/store.db", other.path().display()).into();
+    let store = crate::store::open(&empty, Arc::new(Metrics::new())).await.unwrap();
+    let steps = known.into_iter().map(|to| Step { from: 0, to }).collect();
+    store.append_ingested(Vec::new(), steps, NOW).await.unwrap();
+    let (second, _) = house.process(&store, true).await;
+    tokio::time::timeout(LONG, second.log.landed(&mark)).await.unwrap();
+    assert_eq!(distinct(&store).await, 300 - skipped);
+    close(second).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_a_process_with_a_clock_ahead_acknowledged_lands() {
+    const AHEAD_MS: TimeMs = 3_600_000;
+    let house = House::new();
+    let store = house.store().await;
+    let (taker, metrics) = house.process(&store, true).await;
+    let (sender, _) = house.process(&store, false).await;
+    let event = Event { time_ms: NOW + AHEAD_MS, ..like("a", "ann", "i") };
+    let mark = sender.log.append(vec![event.clone()], NOW + AHEAD_MS).await.unwrap().mark;
+    tokio::time::timeout(LONG, taker.log.landed(&mark)).await.unwrap();
+    let rows = store.log_after(0, 10).await.unwrap();
+    assert_eq!(rows[0].entry, crate::store::StoredEntry::Event(event));
+    assert!(!metrics.render().contains("name=\"dead\""), "it is not buried");
+    close(sender).await;
+    close(taker).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_set_back_while_it_is_filled_gets_again_what_it_lost() {
+    let house = House::new();
+    let store = house.store().await;
+    let (ground, _) = house.process(&store, true).await;
+    let mark = ground.log.append(likes("a", 200), NOW).await.unwrap().mark;
+    conformance::landed(&ground, &mark).await;
+    let mut sql = sqlx::SqliteConnection::connect(house.config.store.url.expose()).await.unwrap();
+    let lose = "BEGIN IMMEDIATE; DELETE FROM log; DELETE FROM event_ids; UPDATE ingested SET next = 1 WHERE partition = 0; \
+         DELETE FROM ingested WHERE partition > 0; COMMIT";
+    sqlx::raw_sql(lose).execute(&mut sql).await.unwrap();
+    // What comes right behind must not hide the hole.
+    ground.log.append(likes("b", 100), NOW).await.unwrap();
+    let started = Instant::now();
+    while distinct(&store).await < 299 && started.elapsed() < LONG {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // One record of partition 0 counts as taken over.
+    assert_eq!(distinct(&store).await, 299);
+    close(ground).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

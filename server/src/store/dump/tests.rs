@@ -9,7 +9,7 @@ use super::*;
 use crate::config::Config;
 use crate::store::postgres::testing::Schema;
 use crate::store::{
-    BundleRecord, Event, Ingested, Received, Repeat, SlateRecord, SlateRows, Store, User, UserKey, sqlite,
+    BundleRecord, Event, Ingested, Received, Repeat, SlateRecord, SlateRows, Step, Store, User, UserKey, sqlite,
 };
 use crate::telemetry::Metrics;
 
@@ -44,8 +44,8 @@ async fn fill(store: &dyn Store) {
     store.merge_users(&visitor, &ann, now).await.unwrap();
     store.append_events(vec![event("4", &visitor, 9)], i64::MIN).await.unwrap();
     let received = Received { event: event("5", &ann, 9), received_ms: -7 };
-    let positions = vec![Ingested { log: "topic".to_owned(), partition: 3, next: 9 }];
-    store.append_ingested(vec![received], positions).await.unwrap();
+    let positions = vec![Step { from: 0, to: Ingested { log: "topic".to_owned(), partition: 3, next: 9 } }];
+    store.append_ingested(vec![received], positions, now).await.unwrap();
     let attributes = serde_json::json!({"b": 0.1, "a": [true, "x\u{0}"]}).as_object().cloned().unwrap();
     let item = |id: &str| Item { attributes: attributes.clone(), ..Item { id: id.into(), ..Item::default() } };
     store.upsert_items(vec![item("i\u{0}"), item("gone")], Some(1), now).await.unwrap();

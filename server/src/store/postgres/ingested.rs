@@ -12,11 +12,12 @@ use super::session::{Live, failed};
 use crate::error::Result;
 use crate::store::columns::corrupt;
 use crate::store::writer::{Tx, Write};
-use crate::store::{Ingested, KeyHash, Outcome, Received};
+use crate::store::{Ingested, KeyHash, Outcome, Received, Step};
 
 pub(super) struct Append {
     pub(super) events: Vec<Received>,
-    pub(super) positions: Vec<Ingested>,
+    pub(super) steps: Vec<Step>,
+    pub(super) now_ms: TimeMs,
 }
 
 #[async_trait]
@@ -36,32 +37,36 @@ impl Write<Live> for Append {
             .filter(|(_, is_erased)| !**is_erased)
             .map(|(received, _)| (&received.event, received.received_ms))
             .collect();
-        let mut appended = log::append_all(tx, &rows).await?.into_iter();
+        let mut appended = log::append_all(tx, &rows, self.now_ms).await?.into_iter();
         let outcome = |is_erased: &bool| match is_erased {
             true => Outcome::Erased,
             false => appended.next().expect("one outcome for each that was appended"),
         };
         let outcomes = is_erased.iter().map(outcome).collect();
-        note(&mut tx.connection.sql, &self.positions).await?;
+        note(&mut tx.connection.sql, &self.steps).await?;
         Ok(outcomes)
     }
 }
 
-/// Notes how far the log was taken over; never goes back.
-async fn note(sql: &mut PgConnection, positions: &[Ingested]) -> Result<()> {
-    if positions.is_empty() {
+/// Notes how far the log was taken over; never goes back, nor over a hole.
+async fn note(sql: &mut PgConnection, steps: &[Step]) -> Result<()> {
+    if steps.is_empty() {
         return Ok(());
     }
     // The same partition may come twice, and a statement may touch a row once.
     sqlx::query(
         "INSERT INTO ingested (log, partition, next) \
-         SELECT log, partition, max(next) FROM unnest($1::bytea[], $2::bigint[], $3::bigint[]) AS new (log, partition, next) \
+         SELECT log, partition, max(next) \
+         FROM unnest($1::bytea[], $2::bigint[], $3::bigint[], $4::bigint[]) AS new (log, partition, next, known) \
+         WHERE known <= coalesce((SELECT old.next FROM ingested AS old \
+                                  WHERE old.log = new.log AND old.partition = new.partition), 0) \
          GROUP BY log, partition \
          ON CONFLICT (log, partition) DO UPDATE SET next = greatest(ingested.next, excluded.next)",
     )
-    .bind(positions.iter().map(|position| position.log.as_bytes()).collect::<Vec<_>>())
-    .bind(positions.iter().map(|position| i64::from(position.partition)).collect::<Vec<_>>())
-    .bind(positions.iter().map(|position| position.next).collect::<Vec<_>>())
+    .bind(steps.iter().map(|step| step.to.log.as_bytes()).collect::<Vec<_>>())
+    .bind(steps.iter().map(|step| i64::from(step.to.partition)).collect::<Vec<_>>())
+    .bind(steps.iter().map(|step| step.to.next).collect::<Vec<_>>())
+    .bind(steps.iter().map(|step| step.from).collect::<Vec<_>>())
     .execute(sql)
     .await
     .map(|_| ())

@@ -60,18 +60,22 @@ impl Write<Live> for Append {
 
     async fn apply(&mut self, tx: &mut Tx<'_, Live>) -> Result<Vec<Outcome>> {
         let rows: Vec<(&Event, TimeMs)> = self.events.iter().map(|event| (event, self.now_ms)).collect();
-        append_all(tx, &rows).await
+        append_all(tx, &rows, self.now_ms).await
     }
 }
 
-/// Appends those whose ids are new, each with the moment when a server got it.
-pub(super) async fn append_all(tx: &mut Tx<'_, Live>, events: &[(&Event, TimeMs)]) -> Result<Vec<Outcome>> {
-    let hashes: Vec<(KeyHash, TimeMs)> = events.iter().map(|(event, at)| (KeyHash::of(&event.id), *at)).collect();
-    let mut fresh = remember(&mut tx.connection.sql, &hashes).await?;
+/// Appends those whose ids are new, each with the moment when a server got it; ids are remembered from `now_ms` on.
+pub(super) async fn append_all(
+    tx: &mut Tx<'_, Live>,
+    events: &[(&Event, TimeMs)],
+    now_ms: TimeMs,
+) -> Result<Vec<Outcome>> {
+    let hashes: Vec<KeyHash> = events.iter().map(|(event, _)| KeyHash::of(&event.id)).collect();
+    let mut fresh = remember(&mut tx.connection.sql, &hashes, now_ms).await?;
     let aliases = aliases(&mut tx.connection.sql, events).await?;
     let mut outcomes = Vec::with_capacity(events.len());
     let mut rows = Vec::with_capacity(fresh.len());
-    for ((event, received_ms), (hash, _)) in events.iter().zip(&hashes) {
+    for ((event, received_ms), hash) in events.iter().zip(&hashes) {
         // Removed as it is taken: the same id later in this call is a duplicate.
         if !fresh.remove(hash) {
             outcomes.push(Outcome::Duplicate);
@@ -97,16 +101,16 @@ pub(super) async fn append_all(tx: &mut Tx<'_, Live>, events: &[(&Event, TimeMs)
 }
 
 /// Notes the ids; gives back those that were new.
-async fn remember(sql: &mut PgConnection, hashes: &[(KeyHash, TimeMs)]) -> Result<HashSet<KeyHash>> {
+async fn remember(sql: &mut PgConnection, hashes: &[KeyHash], now_ms: TimeMs) -> Result<HashSet<KeyHash>> {
     if hashes.is_empty() {
         return Ok(HashSet::new());
     }
     let new = sqlx::query_scalar::<_, Vec<u8>>(
-        "INSERT INTO event_ids (hash, received_ms) SELECT * FROM unnest($1::bytea[], $2::bigint[]) \
+        "INSERT INTO event_ids (hash, received_ms) SELECT hash, $2::bigint FROM unnest($1::bytea[]) AS new (hash) \
          ON CONFLICT DO NOTHING RETURNING hash",
     )
-    .bind(hashes.iter().map(|(hash, _)| &hash.0[..]).collect::<Vec<_>>())
-    .bind(hashes.iter().map(|(_, at)| *at).collect::<Vec<_>>())
+    .bind(hashes.iter().map(|hash| &hash.0[..]).collect::<Vec<_>>())
+    .bind(now_ms)
     .fetch_all(sql)
     .await
     .map_err(failed("remembering event ids"))?;

@@ -32,7 +32,7 @@ use tokio::sync::watch;
 use super::writer::Writer;
 use super::{
     Activations, BundleRecord, Counts, Deleted, Erased, Event, EventCursor, History, Ingested, LogRow, Outcome, Pruned,
-    Received, Repeat, SlateRecord, Store, StoredEvent, Tombstone, Upserted, User, UserKey, UserSummary,
+    Received, Repeat, SlateRecord, Step, Store, StoredEvent, Tombstone, Upserted, User, UserKey, UserSummary,
 };
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -94,9 +94,9 @@ impl Store for Postgres {
         self.writer.run(entries, log::Append { events, now_ms }).await
     }
 
-    async fn append_ingested(&self, events: Vec<Received>, positions: Vec<Ingested>) -> Result<Vec<Outcome>> {
+    async fn append_ingested(&self, events: Vec<Received>, steps: Vec<Step>, now_ms: TimeMs) -> Result<Vec<Outcome>> {
         let entries = events.len();
-        self.writer.run(entries, ingested::Append { events, positions }).await
+        self.writer.run(entries, ingested::Append { events, steps, now_ms }).await
     }
 
     async fn ingested(&self, log: &str) -> Result<Vec<Ingested>> {

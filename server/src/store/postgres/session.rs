@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::ids::Ids;
 use crate::store::writer::{self, Batch, Tx};
 use crate::telemetry::Metrics;
+use crate::tls;
 
 /// Waits between attempts double from the first to the last of these, less up to half at random.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
@@ -119,7 +120,11 @@ impl Server {
         let user = user.to_owned();
         let database = self.options.get_database().unwrap_or(&user).to_owned();
         move |error| {
+            let complaint = tls::complaint(&error.to_string());
             let rule = match &error {
+                sqlx::Error::Io(_) | sqlx::Error::Tls(_) if complaint.is_some() => {
+                    format!("TLS with {place} fails: {}", complaint.unwrap_or_default())
+                }
                 sqlx::Error::Io(error) => format!("{place} cannot be reached: {error}"),
                 sqlx::Error::Tls(error) => format!("TLS with {place} failed: {error}"),
                 sqlx::Error::Database(error) => match error.code().as_deref() {

@@ -9,11 +9,12 @@ use sqlx::{Row, SqliteConnection};
 use super::{failed, log};
 use crate::error::Result;
 use crate::store::writer::{Tx, Write};
-use crate::store::{Ingested, Outcome, Received, UserKey};
+use crate::store::{Ingested, Outcome, Received, Step, UserKey};
 
 pub(super) struct Append {
     pub(super) events: Vec<Received>,
-    pub(super) positions: Vec<Ingested>,
+    pub(super) steps: Vec<Step>,
+    pub(super) now_ms: TimeMs,
 }
 
 #[async_trait]
@@ -30,20 +31,22 @@ impl Write<SqliteConnection> for Append {
             .filter(|received| !is_erased(received))
             .map(|received| (&received.event, received.received_ms))
             .collect();
-        let mut appended = log::append_all(tx, &rows).await?.into_iter();
+        let mut appended = log::append_all(tx, &rows, self.now_ms).await?.into_iter();
         let outcome = |received: &Received| match is_erased(received) {
             true => Outcome::Erased,
             false => appended.next().expect("one outcome for each that was appended"),
         };
         let outcomes = self.events.iter().map(outcome).collect();
-        for position in &self.positions {
+        for Step { from, to } in &self.steps {
             sqlx::query(
-                "INSERT INTO ingested (log, partition, next) VALUES (?, ?, ?) ON CONFLICT (log, partition) \
-                 DO UPDATE SET next = max(next, excluded.next)",
+                "INSERT INTO ingested (log, partition, next) SELECT ?1, ?2, ?3 \
+                 WHERE ?4 <= coalesce((SELECT next FROM ingested WHERE log = ?1 AND partition = ?2), 0) \
+                 ON CONFLICT (log, partition) DO UPDATE SET next = max(next, excluded.next)",
             )
-            .bind(position.log.clone())
-            .bind(position.partition)
-            .bind(position.next)
+            .bind(to.log.clone())
+            .bind(to.partition)
+            .bind(to.next)
+            .bind(from)
             .execute(&mut *tx.connection)
             .await
             .map_err(failed("noting how far the shared log was taken over"))?;

@@ -56,18 +56,22 @@ impl Write<SqliteConnection> for Append {
 
     async fn apply(&mut self, tx: &mut Tx<'_, SqliteConnection>) -> Result<Vec<Outcome>> {
         let rows: Vec<(&Event, TimeMs)> = self.events.iter().map(|event| (event, self.now_ms)).collect();
-        append_all(tx, &rows).await
+        append_all(tx, &rows, self.now_ms).await
     }
 }
 
-/// Appends those whose ids are new, each with the moment when a server got it.
-pub(super) async fn append_all(tx: &mut Tx<'_, SqliteConnection>, events: &[(&Event, TimeMs)]) -> Result<Vec<Outcome>> {
-    let hashes: Vec<(KeyHash, TimeMs)> = events.iter().map(|(event, at)| (KeyHash::of(&event.id), *at)).collect();
-    let mut fresh = remember(tx.connection, &hashes).await?;
+/// Appends those whose ids are new, each with the moment when a server got it; ids are remembered from `now_ms` on.
+pub(super) async fn append_all(
+    tx: &mut Tx<'_, SqliteConnection>,
+    events: &[(&Event, TimeMs)],
+    now_ms: TimeMs,
+) -> Result<Vec<Outcome>> {
+    let hashes: Vec<KeyHash> = events.iter().map(|(event, _)| KeyHash::of(&event.id)).collect();
+    let mut fresh = remember(tx.connection, &hashes, now_ms).await?;
     let aliases = aliases(tx.connection, events).await?;
     let mut outcomes = Vec::with_capacity(events.len());
     let mut rows = Vec::with_capacity(fresh.len());
-    for ((event, received_ms), (hash, _)) in events.iter().zip(&hashes) {
+    for ((event, received_ms), hash) in events.iter().zip(&hashes) {
         // Removed as it is taken: the same id later in this call is a duplicate.
         if !fresh.remove(hash) {
             outcomes.push(Outcome::Duplicate);
@@ -86,7 +90,7 @@ pub(super) async fn append_all(tx: &mut Tx<'_, SqliteConnection>, events: &[(&Ev
 }
 
 /// Notes the ids; gives back those that were new.
-async fn remember(connection: &mut SqliteConnection, hashes: &[(KeyHash, TimeMs)]) -> Result<HashSet<KeyHash>> {
+async fn remember(connection: &mut SqliteConnection, hashes: &[KeyHash], now_ms: TimeMs) -> Result<HashSet<KeyHash>> {
     static SQL: LazyLock<[String; 3]> = LazyLock::new(|| {
         CHUNKS.map(|rows| {
             format!(
@@ -98,8 +102,8 @@ async fn remember(connection: &mut SqliteConnection, hashes: &[(KeyHash, TimeMs)
     let mut fresh = HashSet::with_capacity(hashes.len());
     for (size, chunk) in chunked(hashes) {
         let mut query = sqlx::query_scalar::<_, Vec<u8>>(SQL[size].as_str());
-        for (hash, received_ms) in chunk {
-            query = query.bind(hash.0.to_vec()).bind(*received_ms);
+        for hash in chunk {
+            query = query.bind(hash.0.to_vec()).bind(now_ms);
         }
         let new = query.fetch_all(&mut *connection).await.map_err(failed("remembering event ids"))?;
         for bytes in new {
