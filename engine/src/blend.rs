@@ -4,7 +4,7 @@
 //! for this moment), so it does not depend on the other candidates. Which item survives the candidate limit does.
 
 use crate::moment::Moment;
-use crate::scratch::Slots;
+use crate::scratch::{Floats, Lent, Slots};
 use crate::source::{Answer, RANKS_MAX, SOURCES};
 use crate::types::{Row, SourceHits, SourcePlan};
 
@@ -58,60 +58,73 @@ impl Candidates {
             top_up(moment, answers, &mut rows, &mut hits);
         }
         let mut candidates = Candidates { hits, found: rows.len(), ..Candidates::default() };
-        candidates.blend(&rows, answers, &plans);
+        let shares = candidates.blend(&rows, answers, &plans);
         // Candidates that the caller brings are bounded by the caller; none of them is dropped unranked.
-        if moment.query.candidates.is_none() {
-            candidates.limit(moment.query.variant.candidates_max_items);
-        }
-        candidates.gather(moment, answers);
+        let max =
+            if moment.query.candidates.is_none() { moment.query.variant.candidates_max_items } else { usize::MAX };
+        let kept = candidates.limit(max);
+        candidates.gather(moment, answers, &plans, |plan, at| shares[plan * rows.len() + kept[at]]);
         candidates
     }
 
-    /// Rows become candidates with their blend scores; the variant's sources get their columns.
-    fn blend(&mut self, rows: &[Row], answers: &[Option<Answer<'_>>], plans: &[(usize, SourcePlan)]) {
-        self.scores = vec![f32::NAN; rows.len() * SOURCES.len()];
+    /// Rows become candidates with their blend scores. Gives the shares of the variant's sources, source by source.
+    fn blend(&mut self, rows: &[Row], answers: &[Option<Answer<'_>>], plans: &[(usize, SourcePlan)]) -> Lent<Floats> {
+        let mut shares = Lent::<Floats>::take();
+        shares.resize(plans.len() * rows.len(), f32::NAN);
         // As `sum` of nothing: the bits of a score are those of a sum over the known parts.
         let mut blend = vec![[0.0_f32; 0].iter().sum::<f32>(); rows.len()];
-        for &(source, plan) in plans {
-            let Some(answer) = &answers[source] else { continue };
-            let column = &mut self.scores[source * rows.len()..][..rows.len()];
+        for (at, &(source, plan)) in plans.iter().enumerate() {
+            let column = &mut shares[at * rows.len()..][..rows.len()];
+            let Some(answer) = &answers[source] else {
+                column.fill(f32::NAN);
+                continue;
+            };
             answer.shares(rows, column);
             for (sum, share) in blend.iter_mut().zip(column).filter(|(_, share)| share.is_finite()) {
                 *sum += plan.weight * *share;
             }
         }
         self.items = rows.iter().zip(blend).map(|(&row, blend)| Candidate { row, blend }).collect();
+        shares
     }
 
-    /// Keeps the best by blend score.
-    fn limit(&mut self, max: usize) {
+    /// Keeps the best by blend score. Gives where they were, in order.
+    fn limit(&mut self, max: usize) -> Vec<usize> {
         let (max, all) = (max.max(1), self.items.len());
-        if all <= max {
-            return;
-        }
         let mut order: Vec<usize> = (0..all).collect();
+        if all <= max {
+            return order;
+        }
         let items = &self.items;
         let better = |a: &usize, b: &usize| items[*b].blend.total_cmp(&items[*a].blend).then(a.cmp(b));
         order.select_nth_unstable_by(max - 1, better);
         self.cut = order.split_off(max).into_iter().map(|at| items[at].row).collect();
         order.sort_unstable();
         self.items = order.iter().map(|&at| items[at]).collect();
-        self.scores = self.scores.chunks_exact(all).flat_map(|column| order.iter().map(|&at| column[at])).collect();
+        order
     }
 
-    /// Fills the other sources' scores, and all ranks.
-    fn gather(&mut self, moment: &Moment<'_>, answers: &[Option<Answer<'_>>]) {
+    /// Fills the scores of all sources, and all ranks. `share` is known of each plan and candidate.
+    fn gather(
+        &mut self,
+        moment: &Moment<'_>,
+        answers: &[Option<Answer<'_>>],
+        plans: &[(usize, SourcePlan)],
+        share: impl Fn(usize, usize) -> f32,
+    ) {
         let (rows, len): (Vec<Row>, usize) = (self.items.iter().map(|item| item.row).collect(), self.items.len());
         let mut place = Slots::empty(moment.world.rows());
         for &row in &rows {
             place.insert(row);
         }
+        self.scores = vec![f32::NAN; len * SOURCES.len()];
         self.ranks = vec![NO_RANK; len * SOURCES.len()];
-        let planned = &moment.query.variant.sources;
         for (source, answer) in answers.iter().enumerate() {
             let Some(answer) = answer else { continue };
-            if !planned.contains_key(SOURCES[source].name) {
-                answer.shares(&rows, &mut self.scores[source * len..][..len]);
+            let scores = &mut self.scores[source * len..][..len];
+            match plans.iter().position(|(planned, _)| *planned == source) {
+                Some(plan) => scores.iter_mut().enumerate().for_each(|(at, score)| *score = share(plan, at)),
+                None => answer.shares(&rows, scores),
             }
             let ranks = &mut self.ranks[source * len..][..len];
             for (rank, hit) in (0..).zip(answer.ranked.iter().take(RANKS_MAX)) {

@@ -6,6 +6,7 @@ use rustc_hash::FxHashSet;
 use serde_json::Value;
 
 use crate::moment::Moment;
+use crate::scratch::{Lent, Verdicts};
 use crate::types::{AttributeCondition, AttributeTest, Filter, Item, Query, Row};
 use crate::world::World;
 
@@ -39,8 +40,8 @@ pub(crate) struct Request {
     genres_none: Vec<String>,
     excluded: FxHashSet<Row>,
     shown: FxHashSet<u64>,
-    /// No condition at all.
-    is_open: bool,
+    /// Every source asks of the same rows, and a condition may read much of an item. `None`: no condition at all.
+    verdicts: Option<Lent<Verdicts>>,
 }
 
 impl Request {
@@ -55,18 +56,19 @@ impl Request {
             filter,
             excluded,
             shown: query.shown.iter().copied().collect(),
-            is_open,
+            verdicts: (!is_open).then(|| Verdicts::none(world.rows())),
         }
     }
 
     /// Whether every item passes.
     pub(crate) fn is_open(&self) -> bool {
-        self.is_open
+        self.verdicts.is_none()
     }
 
     /// Neither excluded nor on an earlier page, and the filter holds.
     pub(crate) fn keeps(&self, world: &World, row: Row) -> bool {
-        self.is_open || (self.is_wanted(world, row) && self.matches(world, row))
+        let decide = || self.is_wanted(world, row) && self.matches(world, row);
+        self.verdicts.as_ref().is_none_or(|verdicts| verdicts.of(row, decide))
     }
 
     fn is_wanted(&self, world: &World, row: Row) -> bool {
@@ -79,7 +81,7 @@ impl Request {
     }
 
     fn holds(&self, item: &Item) -> bool {
-        let has = |wanted: &[String]| item.genres.iter().any(|genre| wanted.contains(&genre.to_lowercase()));
+        let has = |wanted: &[String]| item.genres.iter().any(|genre| is_among(genre, wanted));
         let above = self.filter.year_min.is_none_or(|min| item.year.is_some_and(|year| year >= min));
         let below = self.filter.year_max.is_none_or(|max| item.year.is_some_and(|year| year <= max));
         above
@@ -88,6 +90,14 @@ impl Request {
             && (self.genres_none.is_empty() || !has(&self.genres_none))
             && self.filter.attributes.iter().all(|condition| attribute(item, condition))
     }
+}
+
+/// Whether `name` in lower case is one of `wanted`, which are. Most names need no copy for that.
+fn is_among(name: &str, wanted: &[String]) -> bool {
+    if name.is_ascii() {
+        return wanted.iter().any(|other| name.eq_ignore_ascii_case(other));
+    }
+    wanted.contains(&name.to_lowercase())
 }
 
 fn attribute(item: &Item, condition: &AttributeCondition) -> bool {
@@ -118,6 +128,14 @@ mod tests {
     fn check(item: &str, test: AttributeTest, passes: bool) {
         let item: Item = serde_json::from_str(item).unwrap();
         assert_eq!(attribute(&item, &AttributeCondition { name: "a".to_owned(), test }), passes);
+    }
+
+    #[test]
+    fn a_name_is_found_in_whatever_case_it_is_written() {
+        let wanted: Vec<String> = ["science fiction", "été"].map(str::to_owned).into();
+        for (name, is_found) in [("Science Fiction", true), ("ÉTÉ", true), ("Science", false), ("", false)] {
+            assert_eq!(is_among(name, &wanted), is_found, "{name}");
+        }
     }
 
     #[test]

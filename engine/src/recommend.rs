@@ -103,9 +103,10 @@ impl Engine {
         observer(Stage::Blend);
         let features = moment.uses_features().then(|| feature::matrix(&moment, &candidates));
         observer(Stage::Features);
-        let scored = order::order(&moment, &candidates, features.as_deref());
+        let features = features.as_ref().map(|matrix| &matrix[..]);
+        let scored = order::order(&moment, &candidates, features);
         observer(Stage::Rank);
-        let slate = slate(&moment, &answers, &candidates, features.as_deref(), scored);
+        let slate = slate(&moment, &answers, &candidates, features, scored);
         observer(Stage::Slate);
         slate
     }

@@ -2,7 +2,7 @@
 //!
 //! What is left in it never changes a result. Its size is bounded by the number of rows: four bytes each for a set.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ops::{Deref, DerefMut};
 use std::thread::LocalKey;
 
@@ -147,6 +147,45 @@ impl Bits {
     }
 }
 
+/// What was decided of rows: yes, no, or nothing yet. Forgotten at no cost.
+#[derive(Debug, Default)]
+pub(crate) struct Verdicts {
+    /// Twice the number of the request that decided, and 1 more for yes.
+    of: Vec<Cell<u8>>,
+    now: u8,
+}
+
+kept!(Verdicts, VERDICTS);
+
+impl Verdicts {
+    /// None yet, for rows below `rows`.
+    pub(crate) fn none(rows: usize) -> Lent<Verdicts> {
+        let mut verdicts = Lent::<Verdicts>::take();
+        let Verdicts { of, now } = &mut *verdicts;
+        if *now == u8::MAX / 2 {
+            of.fill(Cell::new(0));
+            *now = 0;
+        }
+        *now += 1;
+        if of.len() < rows {
+            of.resize(rows, Cell::new(0));
+        }
+        verdicts
+    }
+
+    /// The row's verdict: an earlier one, else what `decide` says.
+    #[inline]
+    pub(crate) fn of(&self, row: Row, decide: impl FnOnce() -> bool) -> bool {
+        let Some(cell) = self.of.get(row as usize) else { return decide() };
+        if cell.get() >> 1 == self.now {
+            return cell.get() & 1 == 1;
+        }
+        let verdict = decide();
+        cell.set(self.now << 1 | u8::from(verdict));
+        verdict
+    }
+}
+
 /// Numbers.
 pub(crate) type Floats = Vec<f32>;
 
@@ -164,6 +203,15 @@ kept!(Lines, LINES);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_verdict_is_asked_for_once_and_forgotten_with_its_request() {
+        for request in 0..300 {
+            let (verdicts, wanted) = (Verdicts::none(10), request % 3 == 0);
+            assert_eq!(verdicts.of(4, || wanted), wanted, "request {request}");
+            assert_eq!((verdicts.of(4, || !wanted), verdicts.of(99, || !wanted)), (wanted, !wanted));
+        }
+    }
 
     #[test]
     fn a_set_that_was_used_before_is_empty_again() {

@@ -236,7 +236,9 @@ impl Desk {
         let situation = Situation { serving: far.serving, profile, terms: far.terms };
         let (answer, record) = self.rank(&ask, situation, CacheStatus::Bypass).await?;
         self.save(far.unsaved);
-        self.slate_log.put(record);
+        if let Some(record) = record {
+            self.slate_log.put(record);
+        }
         Ok(answer)
     }
 
@@ -326,7 +328,8 @@ impl Desk {
         ask.deadline.map_or(most, |deadline| most.min(deadline.saturating_duration_since(Instant::now()) / 2))
     }
 
-    async fn rank(&self, ask: &Ask, situation: Situation, cache: CacheStatus) -> Result<(Answer, SlateRecord)> {
+    /// The answer, and its record where slates are logged.
+    async fn rank(&self, ask: &Ask, situation: Situation, cache: CacheStatus) -> Result<(Answer, Option<SlateRecord>)> {
         let Situation { serving, profile, terms: Terms { variant, page, now_ms, mut degraded } } = situation;
         if let Some(received) = ask.received {
             self.metrics.stage("decode", (ask.decoded - received).as_secs_f64());
@@ -341,6 +344,7 @@ impl Desk {
             Kind::Rank { items, include_seen } => (Some(items.clone()), *include_seen, Vec::new()),
             Kind::Similar { items } => (None, false, items.clone()),
         };
+        let logs = self.slate_log.is_on();
         let query = Query {
             now_ms,
             surface: ask.surface.clone(),
@@ -356,9 +360,9 @@ impl Desk {
             explain_missing: candidates.clone().unwrap_or_else(|| ask.explain_missing.clone()),
             candidates,
             include_seen,
-            record: Record { rows: self.ids.chance(self.config.slate_log.sample_rows), hits: false },
+            record: Record { rows: logs && self.ids.chance(self.config.slate_log.sample_rows), hits: false },
         };
-        let logged = LoggedQuery::new(&query, similar_to.clone());
+        let logged = logs.then(|| LoggedQuery::new(&query, similar_to.clone()));
         let variant = if similar_to.is_empty() { query.variant.name.clone() } else { "similar".to_owned() };
         let state = (serving.clone(), profile.clone());
         let kind = match &ask.kind {
@@ -380,7 +384,8 @@ impl Desk {
             cache,
             slate,
         };
-        let record = record(&answer, logged, ask, page.shown.len(), (&serving, &profile), now_ms);
+        let record = |logged| record(&answer, logged, ask, page.shown.len(), (&serving, &profile), now_ms);
+        let record = logged.map(record);
         Ok((answer, record))
     }
 

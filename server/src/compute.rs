@@ -32,13 +32,17 @@ pub struct Pool {
 
 struct Shared {
     state: Mutex<State>,
-    wake: Condvar,
+    /// One for each thread, so that we choose who wakes.
+    wakes: Vec<Condvar>,
     metrics: Arc<Metrics>,
     queue_max_requests: usize,
 }
 
 struct State {
     jobs: VecDeque<(Ticket, Job)>,
+    /// Threads without work, the last to finish last: it is woken first, for what a ranking reads and writes is still
+    /// in its processor's cache.
+    idle: Vec<usize>,
     admission: Admission,
     closed: bool,
 }
@@ -68,15 +72,16 @@ impl Pool {
             wait_max: Duration::from_millis(server.queue_wait_max_ms),
             wait_overload: Duration::from_millis(server.queue_wait_overload_ms),
         });
-        let state = Mutex::new(State { jobs: VecDeque::new(), admission, closed: false });
+        let state = State { jobs: VecDeque::new(), idle: Vec::with_capacity(threads), admission, closed: false };
+        let wakes = (0..threads).map(|_| Condvar::new()).collect();
         let queue_max_requests = server.queue_max_requests;
-        let shared = Arc::new(Shared { state, wake: Condvar::new(), metrics, queue_max_requests });
+        let shared = Arc::new(Shared { state: Mutex::new(state), wakes, metrics, queue_max_requests });
         let threads = (0..threads)
             .map(|number| {
                 let shared = shared.clone();
                 std::thread::Builder::new().name(format!("compute-{number}")).spawn(move || {
                     give_way();
-                    work(&shared);
+                    work(&shared, number);
                 })
             })
             .collect::<std::io::Result<_>>()?;
@@ -107,7 +112,7 @@ impl Pool {
     ) -> Result<Done<T>> {
         let (reply, answer) = oneshot::channel();
         let arrived = Instant::now();
-        {
+        let idle = {
             let mut state = self.shared.state();
             let ticket = match state.admission.arrive(kind, deadline, arrived) {
                 Ok(ticket) => ticket,
@@ -127,8 +132,12 @@ impl Pool {
                 }))
             };
             state.jobs.push_back((ticket, Box::new(job)));
+            state.idle.pop()
+        };
+        // Without an idle one, the first that finishes takes it.
+        if let Some(thread) = idle {
+            self.shared.wakes[thread].notify_one();
         }
-        self.shared.wake.notify_one();
         match answer.await {
             Ok(Ok(Ok(done))) => Ok(done),
             Ok(Ok(Err(panic))) => Err(Error::internal("computing a slate", message(panic.as_ref()))),
@@ -159,7 +168,7 @@ impl Shared {
 impl Drop for Pool {
     fn drop(&mut self) {
         self.shared.state().closed = true;
-        self.shared.wake.notify_all();
+        self.shared.wakes.iter().for_each(Condvar::notify_one);
         for thread in self.threads.drain(..) {
             // The last owner may be one of the threads themselves; a thread cannot wait for its own end.
             if thread.thread().id() != std::thread::current().id() {
@@ -183,7 +192,7 @@ fn give_way() {
     }
 }
 
-fn work(shared: &Shared) {
+fn work(shared: &Shared, number: usize) {
     let mut state = shared.state();
     loop {
         if let Some((ticket, job)) = state.jobs.pop_front() {
@@ -206,7 +215,10 @@ fn work(shared: &Shared) {
         } else if state.closed {
             return;
         } else {
-            state = shared.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.idle.push(number);
+            state = shared.wakes[number].wait(state).unwrap_or_else(PoisonError::into_inner);
+            // Who was not called but woke all the same is still among them.
+            state.idle.retain(|&other| other != number);
         }
     }
 }
@@ -232,6 +244,36 @@ mod tests {
             pool.run(Kind::Recommend, None, || assert!(std::hint::black_box(false), "boom")).await;
         assert!(matches!(failed, Err(Error::Internal { ref detail, .. }) if detail.contains("boom")));
         assert_eq!(pool.run(Kind::Recommend, None, || 7).await.unwrap().value, 7);
+    }
+
+    #[tokio::test]
+    async fn one_request_after_the_other_stays_with_one_thread() {
+        let pool = pool(4, 4);
+        while pool.shared.state().idle.len() < 4 {
+            tokio::task::yield_now().await;
+        }
+        let mut threads = std::collections::HashSet::new();
+        for _ in 0..50 {
+            threads.insert(pool.run(Kind::Recommend, None, || std::thread::current().id()).await.unwrap().value);
+            // It answers a moment before it is idle again.
+            while pool.shared.state().idle.len() < 4 {
+                tokio::task::yield_now().await;
+            }
+        }
+        assert_eq!(threads.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn every_thread_takes_part_when_all_are_needed() {
+        let pool = Arc::new(pool(3, 8));
+        let barrier = Arc::new(std::sync::Barrier::new(3));
+        let meet = |_| {
+            let (pool, barrier) = (pool.clone(), barrier.clone());
+            tokio::spawn(async move { pool.run(Kind::Recommend, None, move || barrier.wait()).await.map(|_| ()) })
+        };
+        for met in (0..3).map(meet).collect::<Vec<_>>() {
+            met.await.unwrap().unwrap();
+        }
     }
 
     #[tokio::test]

@@ -49,6 +49,11 @@ impl SlateLog {
         (SlateLog { queue, repeats, repeats_max, metrics }, writer)
     }
 
+    /// Whether anything is kept: if not, no record need be made.
+    pub fn is_on(&self) -> bool {
+        self.queue.is_some()
+    }
+
     /// Hands a record over; dropped and counted when the queue is full.
     pub fn put(&self, record: SlateRecord) {
         let Some(queue) = &self.queue else { return };

@@ -1,11 +1,9 @@
 //! Affinity: how the item's properties fit what this user chose and rated before.
 
-use super::{Feature, Inputs, item, taste};
+use super::{Feature, Inputs, item};
 use crate::source::{COUNTED, RATED};
 use crate::world::ItemRow;
 
-/// Items of a genre, in addition, before its affinity counts in full.
-const GENRE_PRIOR: f32 = 5.0;
 /// Links of similar items, in addition, before their mean rating counts in full.
 const LINK_PRIOR: f32 = 0.5;
 
@@ -38,37 +36,27 @@ fn year(inputs: &Inputs<'_, '_>, at: usize) -> f32 {
 
 /// Years between the item and the newest item of the profile.
 fn year_last(inputs: &Inputs<'_, '_>, at: usize) -> f32 {
-    let last = inputs.moment.history.first().and_then(|past| inputs.moment.world.get(past.row));
-    (year_of(row(inputs, at)) - year_of(last)).abs()
+    (year_of(row(inputs, at)) - year_of(inputs.last)).abs()
 }
 
 /// Over the item's genres, the mean of how the user rates the genre against their own mean (shrunk).
 fn genre_rating(inputs: &Inputs<'_, '_>, at: usize) -> f32 {
-    over_genres(inputs, at, |genre| {
-        inputs.taste.genres.get(&genre).map_or(0.0, |&(count, sum)| sum / (count + GENRE_PRIOR))
-    })
+    inputs.items[at].genres.rating
 }
 
 /// Over the item's genres, the mean of the genre's share of the profile.
 fn genre_share(inputs: &Inputs<'_, '_>, at: usize) -> f32 {
-    let items = inputs.moment.history.len().max(1) as f32;
-    over_genres(inputs, at, |genre| inputs.taste.genres.get(&genre).map_or(0.0, |&(count, _)| count / items))
+    inputs.items[at].genres.share
 }
 
 /// The same, of the recency-weighted profile.
 fn genre_share_recent(inputs: &Inputs<'_, '_>, at: usize) -> f32 {
-    over_genres(inputs, at, |genre| inputs.taste.genres_recent.get(&genre).copied().unwrap_or(0.0))
-}
-
-fn over_genres(inputs: &Inputs<'_, '_>, at: usize, value: impl Fn(u32) -> f32) -> f32 {
-    let genres = row(inputs, at).map(|found| &*found.genres).unwrap_or_default();
-    taste::mean(genres.iter().map(|&genre| value(genre)))
+    inputs.items[at].genres.share_recent
 }
 
 /// Cosine between the genres of the item and of the newest item of the profile.
 fn genre_last(inputs: &Inputs<'_, '_>, at: usize) -> f32 {
-    let last = inputs.moment.history.first().and_then(|past| inputs.moment.world.get(past.row));
-    let (Some(item), Some(last)) = (row(inputs, at), last) else { return f32::NAN };
+    let (Some(item), Some(last)) = (row(inputs, at), inputs.last) else { return f32::NAN };
     let both = item.genres.iter().filter(|genre| last.genres.contains(genre)).count() as f32;
     both / ((item.genres.len() * last.genres.len()) as f32).sqrt()
 }
@@ -76,14 +64,14 @@ fn genre_last(inputs: &Inputs<'_, '_>, at: usize) -> f32 {
 /// How the user rated similar items against their own mean, weighted by similarity (item-based neighbours;
 /// Sarwar et al. 2001), shrunk.
 fn similar_rating(inputs: &Inputs<'_, '_>, at: usize) -> f32 {
-    let (row, links) = (inputs.items[at].row, inputs.moment.links());
-    if links.has(RATED) { links.get(row, RATED) / (links.get(row, COUNTED) + LINK_PRIOR) } else { f32::NAN }
+    let (slot, links) = (inputs.items[at].slot, inputs.moment.links());
+    if links.has(RATED) { links.at(slot, RATED) / (links.at(slot, COUNTED) + LINK_PRIOR) } else { f32::NAN }
 }
 
 /// Log of 1 + similarity to the profile.
 fn similar_links(inputs: &Inputs<'_, '_>, at: usize) -> f32 {
-    let (row, links) = (inputs.items[at].row, inputs.moment.links());
-    if links.has(COUNTED) { links.get(row, COUNTED).max(0.0).ln_1p() } else { f32::NAN }
+    let (slot, links) = (inputs.items[at].slot, inputs.moment.links());
+    if links.has(COUNTED) { links.at(slot, COUNTED).max(0.0).ln_1p() } else { f32::NAN }
 }
 
 /// Log of 1 + liked items that share a member of the cast or a director, each person counted.

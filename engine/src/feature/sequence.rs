@@ -13,9 +13,9 @@ pub(super) const FEATURES: &[Feature] = &[
 ];
 
 fn share(inputs: &Inputs<'_, '_>, at: usize, strongest: Option<&Strongest>) -> f32 {
-    strongest.map_or(f32::NAN, |links| links.share(inputs.moment, inputs.items[at].row))
+    strongest.map_or(f32::NAN, |links| links.share(inputs.moment, inputs.items[at].slot))
 }
 
 fn position(inputs: &Inputs<'_, '_>, at: usize, strongest: Option<&Strongest>) -> f32 {
-    strongest.map_or(f32::NAN, |links| links.position(inputs.moment, inputs.items[at].row).ln_1p())
+    strongest.map_or(f32::NAN, |links| links.position(inputs.moment, inputs.items[at].slot).ln_1p())
 }

@@ -11,15 +11,15 @@ pub(super) fn columns() -> impl Iterator<Item = &'static str> {
     SOURCES.iter().flat_map(|source| [source.score_column, source.rank_column])
 }
 
-/// Fills the columns of all candidates; a row of `matrix` is `width` numbers, these columns first.
-pub(super) fn fill(candidates: &Candidates, matrix: &mut [f32], width: usize) {
+/// Fills the columns of the candidates from `first` on; a row of `matrix` is `width` numbers, these columns first.
+pub(super) fn fill(candidates: &Candidates, first: usize, matrix: &mut [f32], width: usize) {
     static LOGARITHMS: LazyLock<[f32; RANKS_MAX]> =
         LazyLock::new(|| std::array::from_fn(|rank| (rank as f32 + 2.0).log2()));
     let logarithms = &*LOGARITHMS;
     for source in 0..SOURCES.len() {
-        let pairs = candidates.scores_of(source).iter().zip(candidates.ranks_of(source));
+        let pairs = candidates.scores_of(source)[first..].iter().zip(&candidates.ranks_of(source)[first..]);
         for ((&score, &rank), row) in pairs.zip(matrix.chunks_exact_mut(width)) {
-            row[2 * source] = if score.is_finite() { score } else { f32::NAN };
+            row[2 * source] = super::known(score);
             row[2 * source + 1] = if rank != NO_RANK { logarithms[rank as usize] } else { f32::NAN };
         }
     }

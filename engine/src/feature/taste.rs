@@ -4,13 +4,14 @@ use rustc_hash::FxHashMap;
 
 use crate::moment::{Moment, Past};
 use crate::source::STRONGEST;
-use crate::types::Row;
 use crate::world::Decayed;
 
 /// Items of the profile that are "recent".
 pub(super) const RECENT_ITEMS: usize = 10;
 /// Weight of the mean, in ratings, when a user's mean rating is smoothed.
 const USER_PRIOR: f32 = 3.0;
+/// Items of a genre, in addition, before its affinity counts in full.
+const GENRE_PRIOR: f32 = 5.0;
 
 pub(crate) struct Taste {
     /// Mean rating of all items; 0 without ratings.
@@ -29,14 +30,35 @@ pub(crate) struct Taste {
     pub(super) percentile_recent: f32,
     /// Mean year of recent items; NaN without.
     pub(super) year_recent: f32,
-    /// By genre: items of the profile, and the sum of their ratings' differences to the user's mean.
-    pub(super) genres: FxHashMap<u32, (f32, f32)>,
-    /// By genre: share of the recency-weighted profile.
-    pub(super) genres_recent: FxHashMap<u32, f32>,
+    genres: FxHashMap<u32, OfGenre>,
+    /// Items of the profile.
+    items: f32,
     /// By person: liked items.
     pub(super) people: FxHashMap<u32, f32>,
     pub(super) cooccurrence: Option<Strongest>,
     pub(super) transitions: Option<Strongest>,
+}
+
+/// What the profile says of one genre.
+#[derive(Debug, Clone, Copy, Default)]
+struct OfGenre {
+    /// Items of the profile.
+    count: f32,
+    /// Of their ratings' differences to the user's mean.
+    sum: f32,
+    /// Of the recency-weighted profile.
+    share_recent: f32,
+}
+
+/// Means over the genres of an item; NaN without.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OfGenres {
+    /// Of how the user rates the genre against their own mean, shrunk.
+    pub(super) rating: f32,
+    /// Of the genre's share of the profile.
+    pub(super) share: f32,
+    /// The same, of the recency-weighted profile.
+    pub(super) share_recent: f32,
 }
 
 /// The strongest single link from the newest items of the profile, by one of [`STRONGEST`].
@@ -53,13 +75,13 @@ impl Strongest {
     }
 
     /// The link to a row / the best link to an open row; 0 when there is none.
-    pub(super) fn share(&self, moment: &Moment<'_>, row: Row) -> f32 {
-        moment.links().strongest(row, self.which).0 / self.best
+    pub(super) fn share(&self, moment: &Moment<'_>, slot: Option<usize>) -> f32 {
+        moment.links().strongest(slot, self.which).0 / self.best
     }
 
     /// Position in the profile from which it comes; NaN when there is none.
-    pub(super) fn position(&self, moment: &Moment<'_>, row: Row) -> f32 {
-        let (link, position) = moment.links().strongest(row, self.which);
+    pub(super) fn position(&self, moment: &Moment<'_>, slot: Option<usize>) -> f32 {
+        let (link, position) = moment.links().strongest(slot, self.which);
         if link > 0.0 { position as f32 } else { f32::NAN }
     }
 }
@@ -101,7 +123,6 @@ impl Taste {
         let percentile = |past: &Past| world.stats(past.row).map_or(0.0, |stats| world.percentile(stats.events));
         let year = |past: &Past| world.get(past.row).and_then(|found| found.year).map(f32::from);
         let (user_mean, rated) = user_mean(moment);
-        let (genres, genres_recent) = genres(moment, |past| difference(past, user_mean));
         Taste {
             mean_rating,
             positive_share,
@@ -112,31 +133,44 @@ impl Taste {
             user_positive_recent: positive(recent, 2.0),
             percentile_recent: mean(recent.iter().map(percentile)),
             year_recent: mean(recent.iter().filter_map(year)),
-            genres,
-            genres_recent,
+            genres: genres(moment, |past| difference(past, user_mean)),
+            items: history.len().max(1) as f32,
             people: people(moment),
             cooccurrence: Strongest::new(moment, "cooccurrence"),
             transitions: Strongest::new(moment, "transitions"),
         }
     }
+
+    /// The means over these genres.
+    pub(super) fn of_genres(&self, genres: &[u32]) -> OfGenres {
+        let (mut sums, mut count) = ([0.0_f32; 3], 0.0_f32);
+        for genre in genres {
+            let of = self.genres.get(genre).copied().unwrap_or_default();
+            let rating = if of.count > 0.0 { of.sum / (of.count + GENRE_PRIOR) } else { 0.0 };
+            let values = [rating, of.count / self.items, of.share_recent];
+            sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+            count += 1.0;
+        }
+        let [rating, share, share_recent] = sums.map(|sum| if count > 0.0 { sum / count } else { f32::NAN });
+        OfGenres { rating, share, share_recent }
+    }
 }
 
-type Genres = (FxHashMap<u32, (f32, f32)>, FxHashMap<u32, f32>);
-
-fn genres(moment: &Moment<'_>, difference: impl Fn(&Past) -> f32) -> Genres {
-    let (mut whole, mut recent) = (FxHashMap::default(), FxHashMap::default());
+fn genres(moment: &Moment<'_>, difference: impl Fn(&Past) -> f32) -> FxHashMap<u32, OfGenre> {
+    let mut genres: FxHashMap<u32, OfGenre> = FxHashMap::default();
     let mut weights = 0.0;
     for (position, past) in moment.history.iter().enumerate() {
         let weight = (-(position as f32) / RECENT_ITEMS as f32).exp();
         weights += weight;
         for &genre in moment.world.get(past.row).map(|found| &*found.genres).unwrap_or_default() {
-            let sums: &mut (f32, f32) = whole.entry(genre).or_default();
-            *sums = (sums.0 + 1.0, sums.1 + difference(past));
-            *recent.entry(genre).or_insert(0.0) += weight;
+            let sums = genres.entry(genre).or_default();
+            sums.count += 1.0;
+            sums.sum += difference(past);
+            sums.share_recent += weight;
         }
     }
-    recent.values_mut().for_each(|share| *share /= weights);
-    (whole, recent)
+    genres.values_mut().for_each(|sums| sums.share_recent /= weights);
+    genres
 }
 
 fn people(moment: &Moment<'_>) -> FxHashMap<u32, f32> {

@@ -133,6 +133,28 @@ impl Index {
         self.vectors.dot(node as usize, query)
     }
 
+    /// Fills `out` with the scores of many rows, each as [`Self::dot`] has it, or NaN when there is no such row. Panics when
+    /// `query` has other than `dims` numbers.
+    pub fn dots(&self, rows: &[u32], query: &[f32], scratch: &mut Scratch, out: &mut [f32]) {
+        assert_eq!(query.len(), self.dims(), "a query is as wide as the rows");
+        if self.is_empty() {
+            return out.fill(f32::NAN);
+        }
+        let Scratch { query: padded, nodes, scores, .. } = scratch;
+        pad_query(query, padded);
+        // Another row stands in for one that does not exist.
+        let known = rows.iter().map(|&row| if (row as usize) < self.rows { row } else { 0 });
+        nodes.clear();
+        match &self.graph {
+            Some(_) => nodes.extend(known.map(|row| self.node_of[row as usize])),
+            None => nodes.extend(known),
+        }
+        self.vectors.scattered_dots(nodes, padded, scores);
+        for ((to, &score), &row) in out.iter_mut().zip(scores.iter()).zip(rows) {
+            *to = if (row as usize) < self.rows { score } else { f32::NAN };
+        }
+    }
+
     /// Fills `out` with the `k` rows of largest inner product with `query` among those that `accept` lets
     /// through: best first, equal scores by lower row. `ef` (raised to `k`) is how many rows the walk keeps:
     /// more is slower and finds more.
@@ -207,11 +229,8 @@ impl Index {
     fn score_beam(&self, graph: &FrozenGraph, k: usize, accept: &impl Fn(u32) -> bool, scratch: &mut Scratch) {
         let Scratch { query, beam, best, nodes, scores, .. } = scratch;
         nodes.clear();
-        for (_, node) in beam.iter() {
-            self.vectors.prefetch(node as usize);
-            nodes.push(node);
-        }
-        self.vectors.dots(nodes, query, scores);
+        nodes.extend(beam.iter().map(|(_, node)| node));
+        self.vectors.scattered_dots(nodes, query, scores);
         for (&node, &score) in nodes.iter().zip(scores.iter()) {
             match graph.rows_of(node) {
                 &[row] => keep(best, k, score, &[row], &|_| true),

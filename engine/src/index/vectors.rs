@@ -99,6 +99,25 @@ impl Vectors {
     /// Fills `out` with the scores of `rows`, in their order.
     pub(super) fn dots(&self, rows: &[u32], query: &[f32], out: &mut Vec<f32>) {
         out.clear();
+        self.add_dots(rows, query, out);
+    }
+
+    /// As [`Self::dots`], of rows that lie here and there: some are fetched while those before them are scored.
+    pub(super) fn scattered_dots(&self, rows: &[u32], query: &[f32], out: &mut Vec<f32>) {
+        /// Of the usual width few enough for the nearest cache, and enough to cover the way to memory.
+        const ROWS_AT_ONCE: usize = 12;
+        out.clear();
+        let (at_once, mut ahead) = (rows.chunks(ROWS_AT_ONCE), rows.chunks(ROWS_AT_ONCE));
+        let mut fetch = || ahead.next().unwrap_or_default().iter().for_each(|&row| self.prefetch(row as usize));
+        fetch();
+        for some in at_once {
+            fetch();
+            self.add_dots(some, query, out);
+        }
+    }
+
+    /// Adds the scores of `rows` to `out`.
+    fn add_dots(&self, rows: &[u32], query: &[f32], out: &mut Vec<f32>) {
         #[cfg(target_arch = "x86_64")]
         {
             if is_x86_feature_detected!("avx512f") {

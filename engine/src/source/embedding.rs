@@ -95,6 +95,15 @@ impl Evidence for ByDot<'_> {
         }
     }
 
+    fn scores(&self, rows: &[Row], out: &mut [f32]) {
+        SCRATCH.with_borrow_mut(|scratch| self.index.dots(rows, &self.query, scratch, out));
+        if let Some(fresh) = self.fresh.filter(|_| self.moment.world.has_changes()) {
+            for (score, &row) in out.iter_mut().zip(rows).filter(|(_, row)| self.is_fresh(**row)) {
+                *score = fresh(self.moment, row, &self.query);
+            }
+        }
+    }
+
     fn search(&self, count: usize, accept: &dyn Fn(Row) -> bool) -> Vec<Hit> {
         ByDot::search(self, count, accept, self.moment.accepted_hint())
     }

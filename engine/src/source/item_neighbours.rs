@@ -92,6 +92,10 @@ impl Evidence for OfView<'_> {
         self.links.get(row, self.view)
     }
 
+    fn scores(&self, rows: &[Row], out: &mut [f32]) {
+        self.links.get_all(rows, self.view, out);
+    }
+
     fn search(&self, count: usize, accept: &dyn Fn(Row) -> bool) -> Vec<Hit> {
         self.links.search(self.view, count, accept)
     }

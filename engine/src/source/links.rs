@@ -38,6 +38,8 @@ pub(crate) struct Links {
     is_present: [bool; LANES],
     /// For each view its best open rows; each is taken once.
     ranked: RefCell<[Vec<Hit>; VIEWS.len()]>,
+    /// The rows that were asked for last, and their sums: each view is asked for the same rows.
+    last: RefCell<(Vec<Row>, Lent<Lines>)>,
 }
 
 /// What the pass over one matrix adds to.
@@ -56,6 +58,7 @@ impl Links {
             strongest: Vec::new(),
             is_present: [false; LANES],
             ranked: RefCell::default(),
+            last: RefCell::new((Vec::new(), Lent::take())),
         };
         links.sums.clear();
         let is_asked = asked(moment);
@@ -100,7 +103,32 @@ impl Links {
     /// The sum of a lane for a row; 0 where no link leads.
     #[inline]
     pub(crate) fn get(&self, row: Row, lane: usize) -> f32 {
-        self.slots.get(row).map_or(0.0, |slot| self.sums[slot].0[lane])
+        self.at(self.slot(row), lane)
+    }
+
+    /// Where the sums of a row are; `None` where no link leads.
+    #[inline]
+    pub(crate) fn slot(&self, row: Row) -> Option<usize> {
+        self.slots.get(row)
+    }
+
+    /// The sum of a lane.
+    #[inline]
+    pub(crate) fn at(&self, slot: Option<usize>, lane: usize) -> f32 {
+        slot.map_or(0.0, |slot| self.sums[slot].0[lane])
+    }
+
+    /// As [`Links::get`], of many rows.
+    pub(super) fn get_all(&self, rows: &[Row], lane: usize, out: &mut [f32]) {
+        let (of, lines) = &mut *self.last.borrow_mut();
+        if of != rows {
+            of.clear();
+            of.extend_from_slice(rows);
+            lines.clear();
+            lines
+                .extend(rows.iter().map(|&row| self.slots.get(row).map_or_else(Line::default, |slot| self.sums[slot])));
+        }
+        out.iter_mut().zip(lines.iter()).for_each(|(sum, line)| *sum = line.0[lane]);
     }
 
     /// Whether the lane has sums at all.
@@ -108,9 +136,9 @@ impl Links {
         self.is_present[lane]
     }
 
-    /// The strongest link to a row from the newest items of the profile and the position it comes from; no link is 0.
-    pub(crate) fn strongest(&self, row: Row, which: usize) -> (f32, u32) {
-        self.slots.get(row).map_or((0.0, 0), |slot| self.strongest[slot][which])
+    /// The strongest link from the newest items of the profile and the position it comes from; no link is 0.
+    pub(crate) fn strongest(&self, slot: Option<usize>, which: usize) -> (f32, u32) {
+        slot.map_or((0.0, 0), |slot| self.strongest[slot][which])
     }
 
     /// The best of these links to an open row; never 0.

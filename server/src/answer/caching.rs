@@ -12,7 +12,7 @@ use crate::cache::{Entry, Key, Question, State};
 use crate::error::Result;
 use crate::profile::{Held, Standing};
 use crate::serving::Serving;
-use crate::store::{Repeat, SlateRecord, UserKey};
+use crate::store::{Repeat, UserKey};
 
 /// An old slate that Redis had is ranked again once in this time, however often it is asked for.
 const AGAIN_AFTER_MS: TimeMs = 1_000;
@@ -156,9 +156,10 @@ impl Desk {
     ) -> Result<Reply> {
         let profile = self.unpack(ask, &mut far)?;
         let Far { serving, terms, lookup, question, as_of, mut unsaved, outage, .. } = far;
+        let now_ms = terms.now_ms;
         let cache = if lookup.is_some() { CacheStatus::Miss } else { CacheStatus::Bypass };
         let situation = Situation { serving: serving.clone(), profile, terms };
-        let (answer, mut record) = self.rank(ask, situation, cache).await?;
+        let (answer, record) = self.rank(ask, situation, cache).await?;
         let started = Instant::now();
         let body = encode(&answer);
         let encoded = Instant::now();
@@ -169,7 +170,7 @@ impl Desk {
         if let Some((key, state)) = lookup
             && !answer.slate.degraded.iter().any(|part| part.what == EFFORT)
         {
-            let (old_from_ms, expires_ms) = self.times(&answer, &record, &serving);
+            let (old_from_ms, expires_ms) = self.times(&answer, now_ms, &serving);
             let ranked_id = answer.slate_id.as_str().into();
             let (body, told) = (body.clone(), told.clone());
             let entry = Entry { state, as_of, old_from_ms, expires_ms, body, ranked_id, told };
@@ -180,19 +181,21 @@ impl Desk {
         }
         self.save(unsaved);
         if let Some(outage) = &outage {
-            record.degraded.push(outage.what.clone());
             self.metrics.degraded(&outage.what);
         }
-        self.slate_log.put(record);
+        if let Some(mut record) = record {
+            record.degraded.extend(outage.iter().map(|outage| outage.what.clone()));
+            self.slate_log.put(record);
+        }
         self.metrics.stage("encode", (encoded - started).as_secs_f64());
         self.metrics.stage("record", encoded.elapsed().as_secs_f64());
         Ok(Reply { body, slate_id: answer.slate_id, told, cache, degraded: outage })
     }
 
     /// From when on a slate is old, and when it ends. An item whose window ends must not outlive it in a cached slate.
-    fn times(&self, answer: &Answer, record: &SlateRecord, serving: &Serving) -> (TimeMs, TimeMs) {
+    fn times(&self, answer: &Answer, now_ms: TimeMs, serving: &Serving) -> (TimeMs, TimeMs) {
         let cache = &self.config.cache;
-        let after = |ms: u64| record.now_ms.saturating_add(i64::try_from(ms).unwrap_or(i64::MAX));
+        let after = |ms: u64| now_ms.saturating_add(i64::try_from(ms).unwrap_or(i64::MAX));
         let window = |item: &SlateItem| serving.world.item(&item.id)?.available_until_ms;
         let expires_ms = answer.slate.items.iter().filter_map(window).fold(after(cache.hard_ttl_ms), i64::min);
         (after(cache.ttl_ms).min(expires_ms), expires_ms)
