@@ -58,6 +58,22 @@ fn check(data: &[f32], dims: usize, query: &[f32], k: usize, accept: impl Fn(u32
 }
 
 #[test]
+fn many_rows_at_once_have_the_scores_of_each_alone_and_unknown_ones_none() {
+    let (mut random, dims) = (Random(7), 19);
+    let vectors = vectors(&random.normals(100 * dims), dims);
+    let query = random.normals(dims);
+    let rows: Vec<u32> = (0..130).rev().step_by(3).collect();
+    for index in [walking(&vectors), Index::new(vectors.clone(), None, 0).unwrap()] {
+        let mut scores = vec![0.0; rows.len()];
+        index.dots(&rows, &query, &mut Scratch::new(), &mut scores);
+        for (&row, score) in rows.iter().zip(scores) {
+            let wanted = if row < 100 { index.dot(row, &query) } else { f32::NAN };
+            assert_eq!(score.to_bits(), wanted.to_bits(), "row {row}");
+        }
+    }
+}
+
+#[test]
 fn tiny_sets_are_searched_like_any_other() {
     check(&[], 2, &[1.0, 0.0], 3, |_| true);
     check(&[0.0, 0.0], 2, &[1.0, 0.0], 3, |_| true);
