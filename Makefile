@@ -123,12 +123,12 @@ bench-redis-memory: models/.venv/stamp ## Bytes a user in Redis: USERS=100000 wi
 
 .PHONY: kill-test
 kill-test: models/.venv/stamp ## kill -9 within 100,000 streamed events; every acknowledged one must be there once
-	cargo build --release --workspace
+	cargo build --release --workspace --bins --examples
 	cd models && MARQUEE_BIN_DIR="$(abspath $(TARGET))/release" MARQUEE_KILL_EVENTS=100000 .venv/bin/python -m pytest -rs -s tests/e2e/test_kill.py
 
 .PHONY: fault-test
 fault-test: models/.venv/stamp ## Each server under Marquee fails for FAULT_SECONDS=60, alone and two at once; 10,000 reads of others' writes; 10 rolling restarts
-	cargo build --release --workspace
+	cargo build --release --workspace --bins --examples
 	cd models && MARQUEE_BIN_DIR="$(abspath $(TARGET))/release" MARQUEE_FAULT_SECONDS=$(or $(FAULT_SECONDS),60) \
 	  MARQUEE_FRESH_EVENTS=10000 MARQUEE_ROLLING_ROUNDS=10 .venv/bin/python -m pytest -rs -s \
 	  tests/e2e/test_faults.py tests/e2e/test_fresh.py tests/e2e/test_rolling.py
@@ -140,7 +140,7 @@ bench-peers: ## Marquee beside FastAPI + gunicorn + Redis + hnswlib + onnxruntim
 
 .PHONY: skew-test
 skew-test: models/.venv/stamp ## 1,000 live requests with events between; served and replayed feature rows must be equal bit for bit
-	cargo build --release --workspace
+	cargo build --release --workspace --bins --examples
 	cd models && MARQUEE_BIN_DIR="$(abspath $(TARGET))/release" MARQUEE_SKEW_REQUESTS=1000 .venv/bin/python -m pytest -rs -s tests/e2e/test_skew.py
 
 ##@ Load

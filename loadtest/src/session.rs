@@ -149,7 +149,8 @@ impl Session {
             machine: machine::machine(),
             ..Setting::default()
         };
-        let traffic = Traffic::new(&profile, users, items, &format!("load-{run}"), given.seed);
+        let traffic =
+            Traffic::new(&profile, users, items, &format!("load-{run}"), given.seed, connections.servers() > 1);
         let deadline = profile.call.deadline;
         let shared = Rc::new(Shared {
             heads: (0..connections.servers())

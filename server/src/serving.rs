@@ -86,6 +86,11 @@ impl Follower {
         let position = if bundle.manifest().until_ms.is_some() { 0 } else { bundle.manifest().watermark };
         Follower { builder: WorldBuilder::new(bundle), position, last: None, is_doubted: false }
     }
+
+    /// Every write up to here counts. A bundle may know more than what was read: cut by time, or of a store set back since.
+    fn reached(&self) -> Seq {
+        self.builder.watermark().min(self.position)
+    }
 }
 
 impl Live {
@@ -145,7 +150,7 @@ impl Live {
         let follower = self.follower.clone().lock_owned().await;
         let (mut follower, mut brought) = advance(follower, &self.sources, observe).await?;
         if brought == Brought::AnotherLog {
-            self.begin_anew(&mut follower);
+            self.begin_anew(&mut follower).await?;
             (follower, brought) = advance(follower, &self.sources, observe).await?;
             // Twice in a row: the next call begins anew.
             whole(brought)?;
@@ -153,16 +158,21 @@ impl Live {
         if follower.is_doubted {
             follower.is_doubted = !self.sources.profiles.trust(follower.position).await;
         }
-        // Also what an earlier call applied before it failed.
-        if brought == Brought::Entries || follower.builder.watermark() != self.current.load().world.watermark() {
+        // Also what an earlier call applied before it failed, or began anew.
+        let is_behind = follower.reached() != *self.watermark.borrow();
+        if brought == Brought::Entries
+            || is_behind
+            || follower.builder.watermark() != self.current.load().world.watermark()
+        {
             let engine = self.current.load().engine.clone();
             self.publish(engine, &mut follower);
         }
         Ok(())
     }
 
-    /// Back to the bundle; the present state serves until the log is read again.
-    fn begin_anew(&self, follower: &mut Follower) {
+    /// Back to the bundle; the present state serves until the log is read again, and nothing counts as reached until then.
+    async fn begin_anew(&self, follower: &mut Follower) -> Result<()> {
+        let end = self.sources.store.log_end().await?;
         tracing::error!(
             position = follower.position,
             "the store was set back: it lacks entries of the log that were read before; everything is read again"
@@ -170,9 +180,13 @@ impl Live {
         self.sources.metrics.log_set_back.inc();
         // It only rises while the log is read.
         self.sources.metrics.log_end.set(0);
+        self.watermark.send_replace(0);
+        self.sources.events.doubt();
         self.sources.profiles.doubt();
-        let bundle = self.current.load().engine.bundle().clone();
-        *follower = Follower { is_doubted: true, ..Follower::new(bundle) };
+        let next = Follower::new(self.current.load().engine.bundle().clone());
+        // A bundle that knows more than the store: what is written there from now on must be heard all the same.
+        *follower = Follower { is_doubted: true, position: next.position.min(end), ..next };
+        Ok(())
     }
 
     /// Waits until the state reflects that write, at most `wait`. Tells whether it does.
@@ -188,7 +202,7 @@ impl Live {
     }
 
     async fn reach_position(&self, seq: Seq, wait: Duration) -> bool {
-        if self.current.load().world.watermark() >= seq {
+        if *self.watermark.borrow() >= seq {
             return true;
         }
         let mut watermark = self.watermark.subscribe();
@@ -220,12 +234,12 @@ impl Live {
 
     /// The caller holds the follower, so that nothing older is published after something newer.
     fn publish(&self, engine: Engine, follower: &mut Follower) {
-        let world = Arc::new(follower.builder.snapshot());
+        let (world, reached) = (Arc::new(follower.builder.snapshot()), follower.reached());
         let watermark = world.watermark();
         self.sources.metrics.watermark.set(i64::try_from(watermark).unwrap_or(i64::MAX));
         self.sources.metrics.items.set(i64::try_from(world.len()).unwrap_or(i64::MAX));
         self.current.store(Arc::new(Serving { engine, world }));
-        self.watermark.send_replace(watermark);
+        self.watermark.send_replace(reached);
     }
 }
 
@@ -281,7 +295,7 @@ async fn advance(
         }
         if let Some(newest) = rows.last() {
             brought = Brought::Entries;
-            follower.last = Some(trace(newest));
+            let newest = trace(newest);
             observe(&rows);
             let policy = sources.policy.clone();
             let apply = move || {
@@ -292,6 +306,7 @@ async fn advance(
                     }
                     follower.builder.advance_to(row.seq);
                 }
+                follower.last = Some(newest);
                 follower
             };
             follower =

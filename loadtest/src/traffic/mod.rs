@@ -103,6 +103,8 @@ pub(crate) struct Written {
 pub(crate) struct Traffic {
     call: Call,
     cold_share: f64,
+    /// Calls of one user go to several processes.
+    is_spread: bool,
     kinds: Weighted,
     users: Names,
     items: Names,
@@ -117,9 +119,10 @@ pub(crate) struct Traffic {
 const CHUNK_BYTES: usize = 64 * 1024;
 
 impl Traffic {
-    /// Draws by this profile. `run` makes ids unlike those of other runs.
-    pub(crate) fn new(profile: &Profile, users: Names, items: Names, run: &str, seed: u64) -> Traffic {
+    /// Draws by this profile. `run` makes ids unlike those of other runs. `is_spread`: calls take turns between processes.
+    pub(crate) fn new(profile: &Profile, users: Names, items: Names, run: &str, seed: u64, is_spread: bool) -> Traffic {
         Traffic {
+            is_spread,
             call: profile.call.clone(),
             cold_share: profile.users.cold_share,
             kinds: Weighted::new(profile.mix),
@@ -153,6 +156,7 @@ impl Traffic {
             }
             Kind::Similar => {
                 let (user_id, asked) = self.user(memory, row);
+                let asked = self.without_token(asked);
                 let item_ids = self.distinct(self.call.similar_items, row);
                 let (count, surface) = (self.call.count as i32, self.call.surface.clone());
                 let request = v1::SimilarItemsRequest { item_ids, count, user_id, surface, ..Default::default() };
@@ -201,7 +205,13 @@ impl Traffic {
             bypass_cache: self.call.bypass_cache,
             ..Default::default()
         };
+        let asked = if self.call.write_tokens { asked } else { self.without_token(asked) };
         (request, asked)
+    }
+
+    /// Without a write token, a process need not know yet what another one acknowledged just now.
+    fn without_token(&self, asked: Asked) -> Asked {
+        if self.is_spread { Asked { seen: 0, ..asked } } else { asked }
     }
 
     /// Somebody, and what is known that they have seen.

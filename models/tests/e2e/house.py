@@ -67,9 +67,9 @@ class House:
         return next(str(bundle["version"]) for bundle in self.bundles() if bundle["serving"])
 
     @contextmanager
-    def server(self) -> Iterator[Server]:
+    def server(self, start_s_max: float = START_S_MAX) -> Iterator[Server]:
         """A running server; stopped by SIGTERM at the end, which must end it cleanly."""
-        running = Server.start(self)
+        running = Server.start(self, start_s_max)
         try:
             yield running
         except BaseException:
@@ -89,14 +89,14 @@ class Server:
     metrics: str
 
     @staticmethod
-    def start(house: House) -> Server:
+    def start(house: House, start_s_max: float = START_S_MAX) -> Server:
         """Starts one and waits for its addresses, which it logs when it answers."""
         log = house.folder / f"server-{time.time_ns()}.log"
         with log.open("wb") as file:
             process = subprocess.Popen(
                 [house.binaries / "marquee", "serve"], env=house.environment(), cwd=house.folder, stderr=file
             )
-        until = time.monotonic() + START_S_MAX
+        until = time.monotonic() + start_s_max
         while time.monotonic() < until:
             for line in log.read_text(encoding="utf-8").splitlines():
                 if '"listening"' in line:
@@ -106,7 +106,7 @@ class Server:
             assert process.poll() is None, f"the server ended:\n{log.read_text(encoding='utf-8')[-4000:]}"
             time.sleep(0.05)
         process.kill()
-        raise AssertionError(f"the server did not start within {START_S_MAX:.0f} s")
+        raise AssertionError(f"the server did not start within {start_s_max:.0f} s")
 
     def service(self, name: str) -> Service:
         """A client of a public service."""

@@ -28,6 +28,8 @@ SEED = 1
 USERS_AT_ONCE = 10_000
 ASKING_THREADS = 8
 WRITTEN_S_MAX = 60.0
+# Without a bundle, a server that starts reads the whole log: seventeen million events of 100,000 users.
+START_S_MAX = 900.0
 # Of the made-up users whose histories are taken where there are no real ones.
 MADE_UP = ("--items", "500", "--users", "300")
 
@@ -230,7 +232,7 @@ def test_what_a_user_takes_in_redis_is_bounded_and_goes_by_itself(binaries: Path
         histories = _originals(house)
         users = _resample(house, histories)
         empty = int(_info(redis, "memory")["used_memory"])
-        with house.server() as server:
+        with house.server(START_S_MAX) as server:
             service = server.service("RecommendationService")
             _ask(service, ((user, "home") for user in users))
             _wait(lambda: redis.command("DBSIZE") == USERS, f"{USERS} keys were not there")

@@ -45,10 +45,11 @@ impl Assigned {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the store lacks what this process took over: it was set back since. `None` when the process stops.
+    /// Whether the store lacks what this process took over: it was set back since. It is asked once: the next look is soon.
+    /// `None` when the process stops.
     pub(super) fn is_set_back(&self) -> Option<bool> {
         let read = || async { self.store.ingested(&self.topic).await };
-        let known = self.retry.until_done(READING, read)?;
+        let Ok(known) = self.retry.until(READING, read, |_| false)? else { return Some(false) };
         let next = |partition| known.iter().find(|at| at.partition == partition).map_or(0, |at| at.next);
         Some(self.taken().iter().any(|(&partition, &taken)| next(partition) < taken))
     }

@@ -64,10 +64,17 @@ pub(super) struct Batch {
     pub(super) dead: Vec<Dead>,
     /// The offset after the last record, by partition.
     pub(super) next: BTreeMap<i32, i64>,
+    /// What was taken over when its first record was asked for.
+    began: Taken,
     bytes: usize,
 }
 
 impl Batch {
+    /// An empty one.
+    pub(super) fn new(taken: Taken) -> Batch {
+        Batch { began: taken, ..Batch::default() }
+    }
+
     pub(super) fn add(&mut self, message: &impl Message, now_ms: TimeMs, limits: &Limits) {
         let place = Place { partition: message.partition(), offset: message.offset() };
         let value = message.payload().unwrap_or_default();
@@ -101,13 +108,14 @@ impl Batch {
         self.events.iter().map(|received| received.received_ms).min()
     }
 
-    /// How far the log is taken over with it, from where it was `taken` over before.
+    /// How far the log is taken over with it, from where it was before. A partition that went to another process, or was taken
+    /// again from an earlier place meanwhile, leads on only from where its records began: between the two may be a hole.
     pub(super) fn steps(&self, topic: &str, taken: &Taken) -> Vec<Step> {
-        let step = |(&partition, &next): (&i32, &i64)| Step {
-            from: taken.get(&partition).copied().unwrap_or(0),
-            to: Ingested { log: topic.to_owned(), partition, next },
+        let step = |(&partition, &next): (&i32, &i64)| {
+            let from = self.began.get(&partition).max(taken.get(&partition)).copied()?;
+            Some(Step { from, to: Ingested { log: topic.to_owned(), partition, next } })
         };
-        self.next.iter().map(step).collect()
+        self.next.iter().filter_map(step).collect()
     }
 }
 
@@ -135,5 +143,23 @@ mod tests {
         assert_eq!(batch.dead.iter().map(|dead| dead.place.offset).collect::<Vec<_>>(), [8, 0]);
         assert_eq!(batch.dead[1].record.value.len(), DEAD_VALUE_MAX_BYTES);
         assert!(!batch.is_full(4) && batch.is_full(3));
+    }
+
+    #[test]
+    fn a_batch_never_claims_what_lies_before_its_first_record() {
+        let mut batch = Batch::new(Taken::from([(1, 100), (2, 100), (3, 50)]));
+        for (partition, offset) in [(1, 100), (2, 100), (3, 50), (4, 20), (5, 9)] {
+            batch.add(
+                &record(partition, offset, r#"{"user_id":"a","item_id":"i","type":"like"}"#),
+                9,
+                &Limits::default(),
+            );
+        }
+        // Meanwhile the first went to another process, the second was taken again from an earlier place, the fourth came,
+        // and the fifth came and went.
+        let taken = Taken::from([(2, 60), (3, 50), (4, 20)]);
+        let steps: Vec<_> =
+            batch.steps("t", &taken).into_iter().map(|step| (step.to.partition, step.from, step.to.next)).collect();
+        assert_eq!(steps, [(1, 100, 101), (2, 100, 101), (3, 50, 51), (4, 20, 21)]);
     }
 }

@@ -175,7 +175,7 @@ impl Work {
     /// What there is, at most one batch; waits for the first record, and a little for others.
     fn collect(&self, is_failing: &mut bool) -> Batch {
         let events = &self.parts.settings.events;
-        let mut batch = Batch::default();
+        let mut batch = Batch::new(self.consumer.context().taken().clone());
         let mut wait = IDLE_POLL;
         let mut until = None;
         while !batch.is_full(events.ingest_batch_max_events) {

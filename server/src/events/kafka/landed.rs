@@ -61,6 +61,12 @@ impl Landed {
         }
     }
 
+    /// Nothing is known any more: the store was set back.
+    pub(super) fn doubt(&self) {
+        self.known.send_replace(Known::default());
+        self.nudge();
+    }
+
     /// Something was written just now: look at once.
     pub(super) fn nudge(&self) {
         if self.waiting.load(Ordering::SeqCst) > 0 {

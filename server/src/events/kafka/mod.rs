@@ -103,6 +103,10 @@ impl EventLog for KafkaLog {
         }
     }
 
+    fn doubt(&self) {
+        self.landed.doubt();
+    }
+
     async fn close(&self, within: Duration) {
         // What is sent meanwhile is taken over by others, or at the next start.
         let until = Instant::now() + within;

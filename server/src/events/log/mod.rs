@@ -85,6 +85,9 @@ pub trait EventLog: Send + Sync {
     /// for a mark of another log. As long as it takes: the caller bounds it.
     async fn landed(&self, mark: &Mark) -> Option<Seq>;
 
+    /// The store was set back: what it was known to hold does not count any more.
+    fn doubt(&self) {}
+
     /// Sends what still waits and takes nothing over any more, within that time. Later appends fail.
     async fn close(&self, within: Duration);
 }
