@@ -11,6 +11,8 @@ const OVERLOAD_AFTER: Duration = Duration::from_millis(100);
 /// When nothing was admitted for so long the next one is, whatever it is expected to take: an estimate that is wrong
 /// must be able to mend.
 const PROBE_AFTER: Duration = Duration::from_secs(1);
+/// A few callers who wait for their answers keep a short queue that is never empty: no overload, however slow the work is.
+const ROUNDS: f64 = 2.0;
 /// Weight of the newest measurement in the moving mean, and in the moving deviation.
 const NEWEST: f64 = 1.0 / 16.0;
 const NEWEST_DEVIATION: f64 = 1.0 / 8.0;
@@ -62,7 +64,7 @@ pub struct Limits {
     pub queue_max: usize,
     /// How long anything may wait.
     pub wait_max: Duration,
-    /// The same while the queue has not been empty for [`OVERLOAD_AFTER`].
+    /// The same while the queue has not been empty for [`OVERLOAD_AFTER`]; at least as long as [`ROUNDS`] such works take.
     pub wait_overload: Duration,
 }
 
@@ -148,7 +150,7 @@ impl Admission {
         let (took, wait) = (self.took[kind as usize], self.expected_wait());
         let is_probe = self.admitted_at.is_none_or(|at| now.saturating_duration_since(at) >= PROBE_AFTER);
         if !is_probe {
-            if wait > self.wait_limit(now) {
+            if wait > self.wait_limit(took.mean, now) {
                 return Err(Refusal::Wait);
             }
             let needed = wait + Duration::from_secs_f64(took.mean + took.deviation);
@@ -194,9 +196,12 @@ impl Admission {
         }
     }
 
-    fn wait_limit(&self, now: Instant) -> Duration {
+    /// For work that takes so many seconds.
+    fn wait_limit(&self, seconds: f64, now: Instant) -> Duration {
         let is_burst = self.empty_at.is_none_or(|at| now.saturating_duration_since(at) < OVERLOAD_AFTER);
-        if is_burst { self.limits.wait_max } else { self.limits.wait_overload.min(self.limits.wait_max) }
+        let Limits { wait_max, wait_overload, .. } = self.limits;
+        let rounds = Duration::from_secs_f64(ROUNDS * seconds);
+        if is_burst { wait_max } else { wait_overload.max(rounds).min(wait_max) }
     }
 }
 
@@ -250,6 +255,25 @@ mod tests {
         }
         assert!(admission.arrive(Kind::Recommend, None, later).is_ok(), "one waits: about 15 ms");
         assert_eq!(admission.arrive(Kind::Recommend, None, later).unwrap_err(), Refusal::Wait, "two: more than 20 ms");
+    }
+
+    #[test]
+    fn a_few_patient_callers_are_no_overload_however_slow_the_work_is() {
+        let (mut admission, now) = ground();
+        for _ in 0..200 {
+            let ticket = admission.arrive(Kind::Recommend, None, now).unwrap();
+            admission.start(ticket, now).unwrap();
+            admission.finish(ticket, Some(30 * MS));
+        }
+        let running = admission.arrive(Kind::Recommend, None, now).unwrap();
+        admission.start(running, now).unwrap();
+        assert!(admission.arrive(Kind::Recommend, None, now).is_ok(), "15 ms");
+        let later = now + OVERLOAD_AFTER;
+        assert!(
+            admission.arrive(Kind::Recommend, None, later).is_ok(),
+            "45 ms: more than the bound, less than two of 30"
+        );
+        assert_eq!(admission.arrive(Kind::Recommend, None, later).unwrap_err(), Refusal::Wait, "more than two rounds");
     }
 
     #[test]
