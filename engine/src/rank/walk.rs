@@ -172,6 +172,19 @@ impl Batch {
     }
 }
 
+/// What all rows answer on the four levels of a [`Top`]: all its questions are asked, and a row's earlier answers pick which of
+/// a level's answers is its own. A macro: inside a function, the caller's instructions could not be used.
+macro_rules! answers {
+    ($ask:ident, $pick:ident) => {{
+        let first = $ask(0);
+        let second = $pick(first, $ask(1), $ask(2));
+        let pair = |at: usize, which| $pick(which, $ask(at), $ask(at + 1));
+        let third = $pick(first, pair(3, second), pair(5, second));
+        let four = |at: usize| $pick(second, pair(at, third), pair(at + 2, third));
+        [first, second, third, $pick(first, four(7), four(11))]
+    }};
+}
+
 mod portable {
     use super::super::batch::{Batch, LANES, Top};
     use super::Slots;
@@ -188,12 +201,7 @@ mod portable {
             let pick = |which: Answers, no: Answers, yes: Answers| -> Answers {
                 std::array::from_fn(|lane| if which[lane] { yes[lane] } else { no[lane] })
             };
-            let first = ask(0);
-            let second = pick(first, ask(1), ask(2));
-            let pair = |at: usize, which| pick(which, ask(at), ask(at + 1));
-            let third = pick(first, pair(3, second), pair(5, second));
-            let four = |at: usize| pick(second, pair(at, third), pair(at + 2, third));
-            let fourth = pick(first, four(7), four(11));
+            let [first, second, third, fourth] = answers!(ask, pick);
             let at = std::array::from_fn(|lane| {
                 let answers = [first, second, third, fourth].map(|answers| u32::from(answers[lane]));
                 top.first + answers.into_iter().fold(0, |path, answer| 2 * path + answer)
@@ -233,12 +241,7 @@ mod avx2 {
             let pick = |which: Answers, no: Answers, yes: Answers| -> Answers {
                 [_mm256_blendv_ps(no[0], yes[0], which[0]), _mm256_blendv_ps(no[1], yes[1], which[1])]
             };
-            let first = ask(0);
-            let second = pick(first, ask(1), ask(2));
-            let pair = |at: usize, which| pick(which, ask(at), ask(at + 1));
-            let third = pick(first, pair(3, second), pair(5, second));
-            let four = |at: usize| pick(second, pair(at, third), pair(at + 2, third));
-            let fourth = pick(first, four(7), four(11));
+            let [first, second, third, fourth] = answers!(ask, pick);
             let mut at = [0; LANES];
             for (half, at) in at.chunks_exact_mut(LANES / 2).enumerate() {
                 // A yes is -1.
