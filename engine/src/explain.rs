@@ -57,7 +57,10 @@ impl Explainer<'_, '_> {
             "because_you_liked" | "follows" => {
                 let view = source::view_of(source)?;
                 let matrix = moment.bundle.matrix(VIEWS[view].matrix)?;
-                Box::new(move |from| matrix.of(from as usize).find(|(to, _)| *to == row).map_or(0.0, |(_, link)| link))
+                Box::new(move |from| {
+                    let (rows, links) = matrix.of(from as usize);
+                    rows.iter().position(|&to| to == row).map_or(0.0, |at| links[at])
+                })
             }
             "similar_content" => {
                 let of = source::content_vector(moment, row)?;

@@ -22,11 +22,13 @@ pub(crate) const FILTERS: [(&str, Keeps); 4] = [
 ];
 
 /// The item exists, is not hidden, and the moment lies within its window.
+#[inline]
 pub(crate) fn availability(moment: &Moment<'_>, row: Row) -> bool {
     moment.world.is_available(row, moment.available_at)
 }
 
 /// The user has not seen it (or the query does not mind).
+#[inline]
 pub(crate) fn seen(moment: &Moment<'_>, row: Row) -> bool {
     moment.query.include_seen || !moment.has_seen(row)
 }

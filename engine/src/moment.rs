@@ -146,11 +146,13 @@ impl<'a> Moment<'a> {
 
     /// Whether the item exists, is available, and was not seen: what ranks and normalisers are taken over,
     /// whatever the request's own filter, so that a score is the same on every page.
+    #[inline]
     pub(crate) fn is_open(&self, row: Row) -> bool {
         filter::availability(self, row) && !self.has_seen(row)
     }
 
     /// Whether the item may be in the slate.
+    #[inline]
     pub(crate) fn is_eligible(&self, row: Row) -> bool {
         filter::availability(self, row) && filter::seen(self, row) && self.request.keeps(self.world, row)
     }

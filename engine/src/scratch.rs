@@ -3,6 +3,7 @@
 //! What is left in it never changes a result. Its size is bounded by the number of rows: four bytes each for a set.
 
 use std::cell::{Cell, RefCell};
+use std::hint::select_unpredictable;
 use std::ops::{Deref, DerefMut};
 use std::thread::LocalKey;
 
@@ -108,6 +109,29 @@ impl Slots {
         (slot, true)
     }
 
+    /// As [`Slots::insert`], of many rows: their numbers are left in `numbers`. There is no branch, since which rows are
+    /// new cannot be foreseen.
+    pub(crate) fn insert_all(&mut self, rows: &[Row], numbers: &mut Vec<u32>) {
+        let mut len = self.rows.len();
+        self.rows.resize(len + rows.len() + 1, 0);
+        numbers.resize(rows.len(), 0);
+        let (slot_of, known) = (&mut self.slot_of[..], &mut self.rows[..]);
+        let last = known.len() - 1;
+        for (&row, number) in rows.iter().zip(&mut numbers[..]) {
+            let slot = &mut slot_of[row as usize];
+            let before = *slot as usize;
+            // What lies from `len` on was not inserted. Where to look does not depend on the rows before, so that the
+            // processor looks for many at once.
+            let is_new = (before >= len) | (known[before.min(last)] != row);
+            let after = select_unpredictable(is_new, len, before);
+            known[len] = row;
+            *slot = after as u32;
+            *number = after as u32;
+            len += usize::from(is_new);
+        }
+        self.rows.truncate(len);
+    }
+
     /// The rows in order of their numbers.
     pub(crate) fn rows(&self) -> &[Row] {
         &self.rows
@@ -191,14 +215,22 @@ pub(crate) type Floats = Vec<f32>;
 
 kept!(Floats, FLOATS);
 
-/// Sixteen numbers of one row: one cache line.
+/// Whole numbers.
+pub(crate) type Numbers = Vec<u32>;
+
+kept!(Numbers, NUMBERS);
+
+/// Numbers of one row that are computed together.
+pub(crate) const EIGHT: usize = 8;
+
+/// Half a cache line.
 #[derive(Debug, Clone, Copy, Default)]
-#[repr(C, align(64))]
-pub(crate) struct Line(pub(crate) [f32; 16]);
+#[repr(C, align(32))]
+pub(crate) struct Eight(pub(crate) [f32; EIGHT]);
 
-pub(crate) type Lines = Vec<Line>;
+pub(crate) type Eights = Vec<Eight>;
 
-kept!(Lines, LINES);
+kept!(Eights, EIGHTS);
 
 #[cfg(test)]
 mod tests {
@@ -220,6 +252,11 @@ mod tests {
             assert!(slots.rows().is_empty() && slots.get(7).is_none() && !bits.contains(70));
             assert_eq!([slots.insert(7), slots.insert(9), slots.insert(7)], [(0, true), (1, true), (0, false)]);
             assert_eq!((slots.get(9), slots.get(8), slots.get(500), slots.rows()), (Some(1), None, None, &[7, 9][..]));
+            let mut numbers = vec![99];
+            slots.insert_all(&[3, 9, 3, 0, 7], &mut numbers);
+            assert_eq!((&numbers[..], slots.rows()), (&[2, 1, 2, 3, 0][..], &[7, 9, 3, 0][..]));
+            slots.insert_all(&[], &mut numbers);
+            assert_eq!((numbers.len(), slots.rows().len(), slots.get(0)), (0, 4, Some(3)));
             bits.insert(70);
             assert!(bits.contains(70) && !bits.contains(6) && !bits.contains(500));
         }

@@ -25,6 +25,7 @@ mod read;
 mod write;
 
 pub use manifest::{Counts, FORMAT_VERSION, FileEntry, MANIFEST_FILE, Manifest, Signature};
+pub(crate) use neighbours::prefetch_list;
 pub use neighbours::{Likes, Neighbours};
 pub use write::{ArrayFiles, Parts, write};
 

@@ -2,6 +2,7 @@
 
 use super::Error;
 use super::arrays::{Arrays, ArraysWriter};
+use crate::index::prefetch_first;
 use crate::types::{Row, TimeMs};
 
 /// For each row the columns it leads to, in order of falling weight.
@@ -50,10 +51,15 @@ impl Neighbours {
         self.offsets.len().saturating_sub(1)
     }
 
-    /// Where `row` leads: (item, weight); nothing for a row that came after the bundle.
-    pub fn of(&self, row: usize) -> impl Iterator<Item = (Row, f32)> + '_ {
+    /// Where `row` leads: items and as many weights; nothing for a row that came after the bundle.
+    pub fn of(&self, row: usize) -> (&[Row], &[f32]) {
         let range = self.range(row);
-        self.items[range.clone()].iter().copied().zip(self.weights[range].iter().copied())
+        (&self.items[range.clone()], &self.weights[range])
+    }
+
+    /// As [`Neighbours::of`], of many rows; nothing that a row leads to is read yet, so that it can be fetched in time.
+    pub(crate) fn of_all(&self, rows: impl Iterator<Item = Row>) -> Vec<(&[Row], &[f32])> {
+        rows.map(|row| self.of(row as usize)).collect()
     }
 
     fn range(&self, row: usize) -> std::ops::Range<usize> {
@@ -62,6 +68,14 @@ impl Neighbours {
             _ => 0..0,
         }
     }
+}
+
+/// Asks the processor to fetch where a list begins; only a hint. Always as much, since a branch on the length of lists
+/// that differ costs more than a line too many.
+#[inline]
+pub(crate) fn prefetch_list((rows, weights): (&[Row], &[f32])) {
+    prefetch_first::<4, _>(rows);
+    prefetch_first::<4, _>(weights);
 }
 
 /// For each user what they liked lately: item, weight, moment; newest first.
@@ -88,10 +102,8 @@ impl Likes {
         writer.add(&format!("{prefix}time_ms"), &[self.times_ms.len()], &self.times_ms);
     }
 
-    /// What a user liked: (item, weight, moment), newest first.
-    pub fn of(&self, user: usize) -> impl Iterator<Item = (Row, f32, TimeMs)> + '_ {
-        let range = self.lists.range(user);
-        let times = self.times_ms[range].iter().copied();
-        self.lists.of(user).zip(times).map(|((item, weight), time_ms)| (item, weight, time_ms))
+    /// What users liked: for each of them items and as many weights, newest first.
+    pub(crate) fn of_all(&self, users: impl Iterator<Item = Row>) -> Vec<(&[Row], &[f32])> {
+        self.lists.of_all(users)
     }
 }

@@ -118,10 +118,18 @@ pub(crate) fn columns() -> &'static [&'static str] {
 /// Candidates whose rows lie in the nearest cache together.
 const ROWS_AT_ONCE: usize = 32;
 
+/// Rows of the world that are fetched while those before them are read.
+const ROWS_AHEAD: usize = 6;
+
 /// The feature matrix, row-major, candidates x columns; written column by column for some rows at once.
 pub(crate) fn matrix(moment: &Moment<'_>, candidates: &Candidates) -> Lent<Floats> {
     let taste = Taste::new(moment);
-    let items = candidates.items.iter().map(|candidate| Seen::new(moment, &taste, candidate.row)).collect();
+    let rows: Vec<Row> = candidates.items.iter().map(|candidate| candidate.row).collect();
+    let items = rows.iter().enumerate().map(|(at, &row)| {
+        rows.get(at + ROWS_AHEAD).into_iter().for_each(|&ahead| moment.world.prefetch(ahead));
+        Seen::new(moment, &taste, row)
+    });
+    let items = items.collect();
     let last = moment.history.first().and_then(|past| moment.world.get(past.row));
     let inputs = Inputs { moment, taste, items, last };
     let width = columns().len();

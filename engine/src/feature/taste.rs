@@ -71,7 +71,7 @@ impl Strongest {
     fn new(moment: &Moment<'_>, matrix: &str) -> Option<Strongest> {
         moment.bundle.matrix(matrix)?;
         let which = STRONGEST.iter().position(|name| *name == matrix)?;
-        Some(Strongest { which, best: moment.links().strongest_best(moment, which) })
+        Some(Strongest { which, best: moment.links().strongest_best(which) })
     }
 
     /// The link to a row / the best link to an open row; 0 when there is none.

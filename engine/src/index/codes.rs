@@ -5,7 +5,7 @@
 //! search scores what it keeps once more, exactly.
 
 use super::Vectors;
-use super::vectors::prefetch_lines;
+use super::vectors::{prefetch_first, prefetch_lines};
 
 /// Rows take whole steps of so many numbers.
 const STEP: usize = 16;
@@ -59,21 +59,29 @@ impl Codes {
     #[inline(always)]
     pub(super) fn estimate(&self, row: u32, query: &[i16]) -> f32 {
         let codes = self.row(row);
-        let mut sum = 0_i32;
-        let (steps, _) = codes.as_chunks::<STEP>();
-        for (codes, numbers) in steps.iter().zip(query.as_chunks::<STEP>().0) {
-            for (&code, &number) in codes.iter().zip(numbers) {
-                sum += i32::from(code) * i32::from(number);
-            }
-        }
+        // A width that is known becomes a few instructions without a loop.
+        let sum = match (codes.as_array::<LINE>(), query.as_array::<LINE>()) {
+            (Some(codes), Some(query)) => product(codes, query),
+            _ => codes
+                .as_chunks::<STEP>()
+                .0
+                .iter()
+                .zip(query.as_chunks::<STEP>().0)
+                .map(|(codes, query)| product(codes, query))
+                .sum(),
+        };
         sum as f32 * self.units[row as usize]
     }
 
     /// Asks the processor to fetch row `row`; only a hint.
     #[inline(always)]
     pub(super) fn prefetch(&self, row: u32) {
-        prefetch_lines(self.row(row));
-        prefetch_lines(&self.units[row as usize..][..1]);
+        let codes = self.row(row);
+        prefetch_first::<1, _>(codes);
+        if let Some(rest) = codes.get(LINE..) {
+            prefetch_lines(rest);
+        }
+        prefetch_first::<1, _>(&self.units[row as usize..]);
     }
 
     #[inline(always)]
@@ -83,6 +91,11 @@ impl Codes {
         let all = unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast::<i8>(), self.lines.len() * LINE) };
         &all[row as usize * self.stride..][..self.stride]
     }
+}
+
+#[inline(always)]
+fn product<const COUNT: usize>(codes: &[i8; COUNT], query: &[i16; COUNT]) -> i32 {
+    codes.iter().zip(query).map(|(&code, &number)| i32::from(code) * i32::from(number)).sum()
 }
 
 /// `query` as whole numbers, and the zeros that fill its last step; finite numbers, not all zero.

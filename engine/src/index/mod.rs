@@ -25,6 +25,7 @@ mod tests;
 pub use build::{BuildParams, DEFAULT_EF_CONSTRUCTION, DEFAULT_M, build};
 pub use graph::FrozenGraph;
 pub use search::{DEFAULT_EF_SEARCH, DEFAULT_EXACT_BELOW_ROWS, Hit, Index, Scratch};
+pub(crate) use vectors::prefetch_first;
 pub use vectors::{NORM_MAX, Vectors};
 
 /// What can be wrong with what the caller handed in; nothing in this module fails later than that.

@@ -6,13 +6,15 @@ use super::top::Top;
 use super::{Answer, Evidence, RANKS_MAX};
 use crate::index::Hit;
 use crate::moment::Moment;
-use crate::scratch::{Floats, Lent, Slots};
+use crate::scratch::{Floats, Lent, Numbers, Slots};
 use crate::types::Row;
 
 /// Sums by row.
 pub(crate) struct Sums {
     slots: Lent<Slots>,
     values: Lent<Floats>,
+    /// Of the rows that were added last.
+    numbers: Lent<Numbers>,
 }
 
 impl Sums {
@@ -20,15 +22,16 @@ impl Sums {
     pub(crate) fn new(rows: usize) -> Sums {
         let mut values = Lent::<Floats>::take();
         values.clear();
-        Sums { slots: Slots::empty(rows), values }
+        Sums { slots: Slots::empty(rows), values, numbers: Lent::take() }
     }
 
-    pub(crate) fn add(&mut self, row: Row, amount: f32) {
-        let (slot, is_new) = self.slots.insert(row);
-        if is_new {
-            self.values.push(0.0);
+    /// Adds `factor` x amount to each of `rows`.
+    pub(crate) fn add_all(&mut self, rows: &[Row], amounts: &[f32], factor: f32) {
+        self.slots.insert_all(rows, &mut self.numbers);
+        self.values.resize(self.slots.rows().len(), 0.0);
+        for (&slot, &amount) in self.numbers.iter().zip(amounts) {
+            self.values[slot as usize] += factor * amount;
         }
-        self.values[slot] += amount;
     }
 
     pub(crate) fn get(&self, row: Row) -> f32 {

@@ -118,10 +118,6 @@ thread_local! {
 /// `(Y'Y + sum alpha w y y' + reg I) u = sum alpha w y`, where w is the recency weight of an item and the confidence of a
 /// missing one is 1. `None` when the profile has no item of the model.
 fn fold(moment: &Moment<'_>, embedding: &Embedding, recency: impl Fn(usize) -> f32) -> Option<Vec<f32>> {
-    let dims = embedding.index.dims();
-    let mut matrix: Vec<f64> = embedding.gram.iter().map(|&number| f64::from(number)).collect();
-    let mut right = vec![0.0_f64; dims];
-    (0..dims).for_each(|at| matrix[at * dims + at] += f64::from(embedding.regularization));
     let known: Vec<(f64, Row)> = moment
         .history
         .iter()
@@ -130,84 +126,139 @@ fn fold(moment: &Moment<'_>, embedding: &Embedding, recency: impl Fn(usize) -> f
         .map(|(position, past)| (f64::from(recency(position) * embedding.alpha), past.row))
         .filter(|&(weight, row)| (row as usize) < embedding.index.len() && weight > 0.0)
         .collect();
-    let mut vectors = vec![0.0_f64; ITEMS_AT_ONCE * dims];
+    let mut system = System::new(&embedding.gram, embedding.index.dims(), embedding.regularization);
     for items in known.chunks(ITEMS_AT_ONCE) {
-        vectors.fill(0.0);
-        let mut weights = [0.0; ITEMS_AT_ONCE];
-        for ((weight, vector), &(of_item, row)) in weights.iter_mut().zip(vectors.chunks_exact_mut(dims)).zip(items) {
-            *weight = of_item;
-            vector.iter_mut().zip(embedding.index.vector(row)).for_each(|(to, &from)| *to = f64::from(from));
-        }
-        add_products(&mut matrix, &mut right, &weights, &vectors);
+        let of =
+            |at: usize| items.get(at).map_or((0.0, &[][..]), |&(weight, row)| (weight, embedding.index.vector(row)));
+        system.add(std::array::from_fn(of));
     }
-    let known = !known.is_empty();
-    (known && solve(&mut matrix, &mut right)).then(|| right.into_iter().map(|number| number as f32).collect())
+    let solution = if known.is_empty() { None } else { system.solve() };
+    solution.map(|numbers| numbers.into_iter().map(|number| number as f32).collect())
 }
 
 /// Items whose products are added in one pass over the matrix.
 const ITEMS_AT_ONCE: usize = 4;
+/// Numbers that are computed together.
+const WIDTH: usize = 8;
 
-/// Adds `weight v v'` to the lower triangle (enough for Cholesky) and `weight v` to `right`, item by item: each number
-/// is the sum in order of items, on every processor. An item of weight 0 adds 0, which changes no sum.
-fn add_products(matrix: &mut [f64], right: &mut [f64], weights: &[f64; ITEMS_AT_ONCE], vectors: &[f64]) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        /// The same loop; Rust neither reorders nor fuses floating point operations, so that it gives the same bits.
-        #[target_feature(enable = "avx2")]
-        fn avx2(matrix: &mut [f64], right: &mut [f64], weights: &[f64; ITEMS_AT_ONCE], vectors: &[f64]) {
-            add_products_plain(matrix, right, weights, vectors);
-        }
-        if is_x86_feature_detected!("avx2") {
-            // SAFETY: the feature was just detected.
-            return unsafe { avx2(matrix, right, weights, vectors) };
-        }
-    }
-    add_products_plain(matrix, right, weights, vectors);
+/// A symmetric system of equations. Every number is the sum of its terms in one order, on every processor: the loops run
+/// over the numbers that do not depend on each other, and Rust neither reorders nor fuses floating point operations.
+struct System {
+    /// Numbers of a row, a multiple of [`WIDTH`]; those beyond `dims` are 0.
+    stride: usize,
+    dims: usize,
+    /// The upper triangle by row (that is the lower one by column). What lies below it is not read.
+    matrix: Vec<f64>,
+    right: Vec<f64>,
+    /// Of the items that are added: vectors, and vectors times weight.
+    vectors: Vec<f64>,
+    scaled: Vec<f64>,
 }
 
-#[inline(always)]
-fn add_products_plain(matrix: &mut [f64], right: &mut [f64], weights: &[f64; ITEMS_AT_ONCE], vectors: &[f64]) {
-    let dims = right.len();
-    let items: [&[f64]; ITEMS_AT_ONCE] = std::array::from_fn(|item| &vectors[item * dims..(item + 1) * dims]);
-    for i in 0..dims {
-        let scaled: [f64; ITEMS_AT_ONCE] = std::array::from_fn(|item| weights[item] * items[item][i]);
-        scaled.iter().for_each(|number| right[i] += number);
-        let [a, b, c, d] = items.map(|item| &item[..=i]);
-        let row = &mut matrix[i * dims..=i * dims + i];
-        for ((((sum, a), b), c), d) in row.iter_mut().zip(a).zip(b).zip(c).zip(d) {
-            *sum = (((*sum + scaled[0] * a) + scaled[1] * b) + scaled[2] * c) + scaled[3] * d;
+/// Runs a method with the processor's features.
+macro_rules! with_features {
+    ($self:ident . $inline:ident ( $($argument:ident : $type:ty),* ) -> $result:ty) => {{
+        #[cfg(target_arch = "x86_64")]
+        {
+            #[target_feature(enable = "avx2")]
+            fn avx2(system: &mut System, $($argument: $type),*) -> $result {
+                system.$inline($($argument),*)
+            }
+            if is_x86_feature_detected!("avx2") {
+                // SAFETY: the feature was just detected.
+                return unsafe { avx2($self, $($argument),*) };
+            }
         }
-    }
+        $self.$inline($($argument),*)
+    }};
 }
 
-/// Solves a positive definite system in place by Cholesky's decomposition of the lower triangle.
-fn solve(matrix: &mut [f64], right: &mut [f64]) -> bool {
-    let dims = right.len();
-    for i in 0..dims {
-        for j in 0..=i {
-            let (above, below) = matrix.split_at_mut(i * dims);
-            let row_j = if i == j { &below[..j] } else { &above[j * dims..j * dims + j] };
-            let sum: f64 = row_j.iter().zip(&below[..j]).map(|(a, b)| a * b).sum();
-            let rest = below[j] - sum;
-            if i == j {
-                if rest <= 0.0 || !rest.is_finite() {
-                    return false;
-                }
-                below[j] = rest.sqrt();
-            } else {
-                below[j] = rest / above[j * dims + j];
+impl System {
+    /// `(gram + regularization I) u = 0`, of `dims` x `dims` numbers.
+    fn new(gram: &[f32], dims: usize, regularization: f32) -> System {
+        let stride = dims.next_multiple_of(WIDTH);
+        let zeros = |rows: usize| vec![0.0; rows * stride];
+        let (vectors, scaled) = (zeros(ITEMS_AT_ONCE), zeros(ITEMS_AT_ONCE));
+        let mut system = System { stride, dims, matrix: zeros(dims), right: zeros(1), vectors, scaled };
+        for (row, (to, from)) in system.matrix.chunks_exact_mut(stride).zip(gram.chunks_exact(dims)).enumerate() {
+            to.iter_mut().zip(from).for_each(|(to, &from)| *to = f64::from(from));
+            to[row] += f64::from(regularization);
+        }
+        system
+    }
+
+    /// Adds `weight v v'` to the left and `weight v` to the right, item by item. An item of weight 0 adds 0, which changes no
+    /// sum.
+    fn add(&mut self, items: [(f64, &[f32]); ITEMS_AT_ONCE]) {
+        with_features!(self.add_inline(items: [(f64, &[f32]); ITEMS_AT_ONCE]) -> ())
+    }
+
+    #[inline(always)]
+    fn add_inline(&mut self, items: [(f64, &[f32]); ITEMS_AT_ONCE]) {
+        let System { stride, matrix, right, vectors, scaled, .. } = self;
+        let stride = *stride;
+        let of_items = vectors.chunks_exact_mut(stride).zip(scaled.chunks_exact_mut(stride)).zip(items);
+        for ((vector, scaled), (weight, item)) in of_items {
+            // An item that is not there has no number; its weight of 0 makes nothing of what is left here.
+            vector.iter_mut().zip(item).for_each(|(to, &from)| *to = f64::from(from));
+            scaled.iter_mut().zip(&*vector).for_each(|(to, from)| *to = weight * from);
+            right.iter_mut().zip(&*scaled).for_each(|(sum, number)| *sum += number);
+        }
+        for (row, sums) in matrix.chunks_exact_mut(stride).enumerate() {
+            let factors: [f64; ITEMS_AT_ONCE] = std::array::from_fn(|item| vectors[item * stride + row]);
+            // From the diagonal on, and from a little before it.
+            let from = row / WIDTH * WIDTH;
+            let [a, b, c, d] = std::array::from_fn(|item| &scaled[item * stride + from..(item + 1) * stride]);
+            for ((((sum, a), b), c), d) in sums[from..].iter_mut().zip(a).zip(b).zip(c).zip(d) {
+                *sum = (((*sum + a * factors[0]) + b * factors[1]) + c * factors[2]) + d * factors[3];
             }
         }
     }
-    for i in 0..dims {
-        let sum: f64 = (0..i).map(|j| matrix[i * dims + j] * right[j]).sum();
-        right[i] = (right[i] - sum) / matrix[i * dims + i];
+
+    /// The solution by Cholesky's decomposition; `None` where the matrix is not positive definite.
+    fn solve(mut self) -> Option<Vec<f64>> {
+        let is_solved = self.solve_in_place();
+        self.right.truncate(self.dims);
+        is_solved.then_some(self.right)
     }
-    for i in (0..dims).rev() {
-        let sum: f64 = (i + 1..dims).map(|j| matrix[j * dims + i] * right[j]).sum();
-        right[i] = (right[i] - sum) / matrix[i * dims + i];
+
+    fn solve_in_place(&mut self) -> bool {
+        with_features!(self.solve_inline() -> bool)
     }
-    true
+
+    #[inline(always)]
+    fn solve_inline(&mut self) -> bool {
+        let (stride, dims) = (self.stride, self.dims);
+        for row in 0..dims {
+            let (above, rest) = self.matrix.split_at_mut(row * stride);
+            let numbers = &mut rest[..stride];
+            for from in (row / WIDTH * WIDTH..stride).step_by(WIDTH) {
+                let mut sums = [0.0; WIDTH];
+                for before in above.chunks_exact(stride) {
+                    let factor = before[row];
+                    sums.iter_mut().zip(&before[from..from + WIDTH]).for_each(|(sum, number)| *sum += number * factor);
+                }
+                numbers[from..from + WIDTH].iter_mut().zip(sums).for_each(|(number, sum)| *number -= sum);
+            }
+            if numbers[row] <= 0.0 || !numbers[row].is_finite() {
+                return false;
+            }
+            let root = numbers[row].sqrt();
+            numbers[row / WIDTH * WIDTH..].iter_mut().for_each(|number| *number /= root);
+            numbers[row] = root;
+        }
+        let mut sums = vec![0.0; stride];
+        for (row, numbers) in self.matrix.chunks_exact(stride).enumerate() {
+            self.right[row] = (self.right[row] - sums[row]) / numbers[row];
+            let factor = self.right[row];
+            sums[row..].iter_mut().zip(&numbers[row..]).for_each(|(sum, number)| *sum += number * factor);
+        }
+        for (row, numbers) in self.matrix.chunks_exact(stride).enumerate().rev() {
+            let sum: f64 = (row + 1..dims).map(|at| numbers[at] * self.right[at]).sum();
+            self.right[row] = (self.right[row] - sum) / numbers[row];
+        }
+        true
+    }
 }
 
 #[cfg(test)]
@@ -216,14 +267,61 @@ mod tests {
 
     #[test]
     fn a_positive_definite_system_is_solved() {
-        let mut matrix = vec![4.0, 0.0, 0.0, 2.0, 5.0, 0.0, 1.0, 3.0, 6.0];
-        let mut right = vec![4.0 * 1.0 + 2.0 * 2.0 + 3.0, 2.0 + 10.0 + 9.0, 1.0 + 6.0 + 18.0];
-        assert!(solve(&mut matrix, &mut right));
-        right.iter().zip([1.0, 2.0, 3.0]).for_each(|(found, wanted)| assert!((found - wanted).abs() < 1e-12));
+        let mut system = System::new(&[4.0, 2.0, 1.0, 2.0, 5.0, 3.0, 1.0, 3.0, 6.0], 3, 0.0);
+        system.right[..3].copy_from_slice(&[4.0 * 1.0 + 2.0 * 2.0 + 3.0, 2.0 + 10.0 + 9.0, 1.0 + 6.0 + 18.0]);
+        let found = system.solve().unwrap();
+        assert_eq!(found.len(), 3);
+        found.iter().zip([1.0, 2.0, 3.0]).for_each(|(found, wanted)| assert!((found - wanted).abs() < 1e-12));
     }
 
     #[test]
     fn an_indefinite_system_is_refused() {
-        assert!(!solve(&mut [-1.0], &mut [1.0]));
+        assert_eq!(System::new(&[-1.0], 1, 0.0).solve(), None);
+        assert_eq!(System::new(&[1.0, 2.0, 2.0, 1.0], 2, 0.5).solve(), None);
+    }
+
+    /// The same sums in the plainest of loops, over the lower triangle.
+    #[test]
+    fn products_are_added_and_solved_to_the_bit_as_one_by_one() {
+        let draw = |at: usize| ((at * 7919 % 1013) as f32 / 506.5 - 1.0) * 0.7;
+        for (dims, items) in [(1, 3), (7, 9), (20, 4), (64, 50)] {
+            let vectors: Vec<Vec<f32>> =
+                (0..items).map(|item| (0..dims).map(|at| draw(item * 97 + at)).collect()).collect();
+            let weight = |item: usize| f64::from((-(item as f32) / 10.0).exp() * 8.0);
+            let mut gram = vec![0.0_f32; dims * dims];
+            (0..dims * dims)
+                .for_each(|at| gram[at] = if at % (dims + 1) == 0 { 40.0 } else { draw(at % dims * (at / dims)) });
+            let mut system = System::new(&gram, dims, 0.1);
+            for chunk in (0..items).collect::<Vec<_>>().chunks(ITEMS_AT_ONCE) {
+                let of = |at: usize| chunk.get(at).map_or((0.0, &[][..]), |&item| (weight(item), &vectors[item][..]));
+                system.add(std::array::from_fn(of));
+            }
+            let mut lower: Vec<f64> = gram.iter().map(|&number| f64::from(number)).collect();
+            (0..dims).for_each(|at| lower[at * dims + at] += f64::from(0.1_f32));
+            let mut right = vec![0.0; dims];
+            for (item, vector) in vectors.iter().enumerate() {
+                for i in 0..dims {
+                    let scaled = weight(item) * f64::from(vector[i]);
+                    right[i] += scaled;
+                    (0..=i).for_each(|j| lower[i * dims + j] += scaled * f64::from(vector[j]));
+                }
+            }
+            for i in 0..dims {
+                for j in 0..=i {
+                    let sum: f64 = (0..j).map(|k| lower[i * dims + k] * lower[j * dims + k]).sum();
+                    let rest = lower[i * dims + j] - sum;
+                    lower[i * dims + j] = if i == j { rest.sqrt() } else { rest / lower[j * dims + j] };
+                }
+            }
+            for i in 0..dims {
+                let sum: f64 = (0..i).map(|j| lower[i * dims + j] * right[j]).sum();
+                right[i] = (right[i] - sum) / lower[i * dims + i];
+            }
+            for i in (0..dims).rev() {
+                let sum: f64 = (i + 1..dims).map(|j| lower[j * dims + i] * right[j]).sum();
+                right[i] = (right[i] - sum) / lower[i * dims + i];
+            }
+            assert_eq!(system.solve(), Some(right), "{dims} x {items}");
+        }
     }
 }

@@ -4,6 +4,8 @@
 //! the histories of users, and transitions, what follows within the next few. Each view sums one matrix over the
 //! profile with its own recency.
 
+use std::sync::LazyLock;
+
 use super::links::Links;
 use super::{Answer, Evidence};
 use crate::index::Hit;
@@ -58,9 +60,12 @@ pub(crate) const VIEWS: [View; 14] = [
 const TAUS_MAX: f32 = 8.0;
 
 impl View {
-    /// What the item at `position` counts.
-    pub(crate) fn weight(&self, past: &Past, position: usize) -> f32 {
-        let recency = if self.tau.is_finite() { (-(position as f32) / self.tau).exp() } else { 1.0 };
+    /// What the item at `position` counts; 0 beyond the view's depth.
+    pub(crate) fn weight(&self, past: &Past, position: usize, history: usize) -> f32 {
+        if position >= self.depth(history) {
+            return 0.0;
+        }
+        let recency = if self.tau.is_finite() { recency(self.tau)[position] } else { 1.0 };
         recency
             * match self.weighting {
                 Weighting::All => 1.0,
@@ -71,8 +76,22 @@ impl View {
 
     /// How many items of the profile count, from the newest.
     pub(crate) fn depth(&self, history: usize) -> usize {
-        if self.tau.is_finite() { history.min((self.tau * TAUS_MAX).ceil() as usize) } else { history }
+        if self.tau.is_finite() { history.min(depth(self.tau)) } else { history }
     }
+}
+
+fn depth(tau: f32) -> usize {
+    (tau * TAUS_MAX).ceil() as usize
+}
+
+/// exp(-p / tau) of every position that counts.
+fn recency(tau: f32) -> &'static [f32] {
+    static TABLES: LazyLock<Vec<(f32, Vec<f32>)>> = LazyLock::new(|| {
+        let of = |tau: f32| (0..depth(tau)).map(|position| (-(position as f32) / tau).exp()).collect();
+        let finite = VIEWS.iter().map(|view| view.tau).filter(|tau| tau.is_finite());
+        finite.map(|tau| (tau, of(tau))).collect()
+    });
+    TABLES.iter().find(|(of, _)| *of == tau).map_or(&[], |(_, table)| table)
 }
 
 /// The answer of the view of that number.

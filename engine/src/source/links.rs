@@ -1,27 +1,33 @@
 //! All sums over links of the profile's items, in one pass over each matrix.
 //!
 //! Views of one matrix differ in how much an item of the profile counts, not in where its links lead: so each link is
-//! read once and added to all of them. A row that any link leads to has a slot, and there one cache line with the sums
-//! of all views. The order of additions of one view is that of the profile, whatever else is summed beside it.
+//! read once and added to all of them. A row that any link leads to has a slot, and there eight sums side by side for each
+//! of two groups of matrices. The order of additions of one view is that of the profile, whatever else is summed beside it.
 
 use std::cell::RefCell;
+use std::ops::Range;
+use std::sync::LazyLock;
 
 use super::item_neighbours::VIEWS;
 use super::top::Top;
-use super::{RANKS_MAX, SOURCES, view_of};
-use crate::bundle::Neighbours;
+use super::{LISTS_AHEAD, RANKS_MAX, SOURCES, view_of};
+use crate::bundle::{Neighbours, prefetch_list};
 use crate::index::Hit;
 use crate::moment::Moment;
-use crate::scratch::{Lent, Line, Lines, Slots};
+use crate::scratch::{EIGHT, Eight, Eights, Lent, Numbers, Slots};
 use crate::types::Row;
 
 /// The number of the view, and two more for the features.
-const LANES: usize = 16;
+const LANES: usize = GROUPS * EIGHT;
+const GROUPS: usize = 2;
 /// Links of `similar`, each weighted by how the user rates the item against their own mean.
 pub(crate) const RATED: usize = VIEWS.len();
 /// The same, each counted once.
 pub(crate) const COUNTED: usize = VIEWS.len() + 1;
 const _: () = assert!(COUNTED < LANES, "every sum has a lane");
+
+/// In place of the best link where there is none: one can divide by it.
+const NO_LINK: f32 = 1e-9;
 
 /// Items of the profile among which the strongest link is looked for.
 const STRONGEST_ITEMS: usize = 20;
@@ -31,22 +37,19 @@ pub(crate) const STRONGEST: [&str; 2] = ["cooccurrence", "transitions"];
 /// Sums of links, by row and view.
 pub(crate) struct Links {
     slots: Lent<Slots>,
-    sums: Lent<Lines>,
-    /// By slot, for each of [`STRONGEST`]: link and position in the profile; (0, 0) without a link.
+    /// By slot, for each group of lanes.
+    sums: [Lent<Eights>; GROUPS],
+    /// By slot, for each of [`STRONGEST`]: link and position in the profile; (0, 0) without a link. Slots beyond its end
+    /// have none.
     strongest: Vec<[(f32, u32); STRONGEST.len()]>,
+    /// For each of [`STRONGEST`] the best link to an open row.
+    strongest_best: [f32; STRONGEST.len()],
     /// Whether the bundle has the lane's matrix and anybody asked for it.
     is_present: [bool; LANES],
     /// For each view its best open rows; each is taken once.
     ranked: RefCell<[Vec<Hit>; VIEWS.len()]>,
     /// The rows that were asked for last, and their sums: each view is asked for the same rows.
-    last: RefCell<(Vec<Row>, Lent<Lines>)>,
-}
-
-/// What the pass over one matrix adds to.
-struct Pass<'l> {
-    slots: &'l mut Slots,
-    sums: &'l mut Lines,
-    strongest: &'l mut Vec<[(f32, u32); STRONGEST.len()]>,
+    last: RefCell<(Vec<Row>, [Lent<Eights>; GROUPS])>,
 }
 
 impl Links {
@@ -54,50 +57,85 @@ impl Links {
     pub(crate) fn new(moment: &Moment<'_>) -> Links {
         let mut links = Links {
             slots: Slots::empty(moment.world.rows()),
-            sums: Lent::take(),
+            sums: std::array::from_fn(|_| Lent::take()),
             strongest: Vec::new(),
+            strongest_best: [NO_LINK; STRONGEST.len()],
             is_present: [false; LANES],
             ranked: RefCell::default(),
-            last: RefCell::new((Vec::new(), Lent::take())),
+            last: RefCell::new((Vec::new(), std::array::from_fn(|_| Lent::take()))),
         };
-        links.sums.clear();
+        links.sums.iter_mut().for_each(|group| group.clear());
         let is_asked = asked(moment);
         let differences = if moment.uses_features() { crate::feature::differences(moment) } else { Vec::new() };
-        let weights = |lane: usize, at: usize| -> f32 {
-            let past = &moment.history[at];
-            match lane {
-                RATED => differences[at],
-                COUNTED => 1.0,
-                _ if at < VIEWS[lane].depth(moment.history.len()) => VIEWS[lane].weight(past, at),
-                _ => 0.0,
-            }
-        };
-        let mut first = 0;
-        while first < LANES {
-            let matrix = matrix_of(first);
-            let last = (first..LANES).take_while(|&lane| matrix_of(lane) == matrix).last().unwrap_or(first);
-            let lanes = first..last + 1;
-            first = last + 1;
-            let Some(matrix) = moment.bundle.matrix(matrix).filter(|_| is_asked[lanes.clone()].contains(&true)) else {
-                continue;
-            };
-            let strongest = STRONGEST.iter().position(|&name| name == matrix_of(lanes.start));
-            let strongest = strongest.filter(|_| moment.uses_features());
-            lanes.clone().for_each(|lane| links.is_present[lane] = is_asked[lane]);
-            let Links { slots, sums, strongest: found, .. } = &mut links;
-            let mut pass = Pass { slots, sums, strongest: found };
-            for (at, past) in moment.history.iter().enumerate() {
-                let mut row = [0.0; LANES];
-                lanes.clone().filter(|&lane| is_asked[lane]).for_each(|lane| row[lane] = weights(lane, at));
-                pass.add(matrix, past.row, &row, lanes.clone());
-                if let Some(which) = strongest.filter(|_| at < STRONGEST_ITEMS) {
-                    pass.strengthen(matrix, past.row, which, at as u32);
-                }
+        for lanes in &*LANES_OF_MATRICES {
+            let Some(matrix) = moment.bundle.matrix(matrix_of(lanes.start)) else { continue };
+            if is_asked[lanes.clone()].contains(&true) {
+                lanes.clone().for_each(|lane| links.is_present[lane] = is_asked[lane]);
+                links.pass(moment, matrix, lanes, &is_asked, &differences);
             }
         }
-        links.strongest.resize(links.slots.rows().len(), Default::default());
+        let slots = links.slots.rows().len();
+        links.sums.iter_mut().for_each(|group| group.resize(slots, Default::default()));
         links.rank(moment);
         links
+    }
+
+    /// Adds the links of one matrix to its lanes, which are of one group.
+    fn pass(
+        &mut self,
+        moment: &Moment<'_>,
+        matrix: &Neighbours,
+        lanes: &Range<usize>,
+        is_asked: &[bool; LANES],
+        differences: &[f32],
+    ) {
+        let strongest = STRONGEST.iter().position(|&name| name == matrix_of(lanes.start));
+        let strongest = strongest.filter(|_| moment.uses_features());
+        let group = lanes.start / EIGHT;
+        let mut slots = Lent::<Numbers>::take();
+        let lists = matrix.of_all(moment.history.iter().map(|past| past.row));
+        for (at, (past, &(rows, links))) in moment.history.iter().zip(&lists).enumerate() {
+            lists.get(at + LISTS_AHEAD).copied().map(prefetch_list);
+            // Lanes of other matrices have weight 0, which adds 0 and changes no sum: none is ever -0, and links are finite.
+            let mut weights = [0.0_f32; EIGHT];
+            for lane in lanes.clone().filter(|&lane| is_asked[lane]) {
+                weights[lane % EIGHT] = match lane {
+                    RATED => differences[at],
+                    COUNTED => 1.0,
+                    _ => VIEWS[lane].weight(past, at, moment.history.len()),
+                };
+            }
+            let strongest = strongest.filter(|_| at < STRONGEST_ITEMS);
+            if weights == [0.0; EIGHT] && strongest.is_none() {
+                continue;
+            }
+            self.slots.insert_all(rows, &mut slots);
+            let sums = &mut self.sums[group];
+            sums.resize(self.slots.rows().len(), Default::default());
+            add(sums, (&slots, links), &weights);
+            if let Some(which) = strongest {
+                self.strengthen(moment, (rows, links, &slots), which, at as u32);
+            }
+        }
+    }
+
+    fn strengthen(
+        &mut self,
+        moment: &Moment<'_>,
+        (rows, links, slots): (&[Row], &[f32], &[u32]),
+        which: usize,
+        position: u32,
+    ) {
+        self.strongest.resize(self.slots.rows().len(), Default::default());
+        for ((&row, &link), &slot) in rows.iter().zip(links).zip(slots) {
+            let strongest = &mut self.strongest[slot as usize][which];
+            if link > strongest.0 {
+                *strongest = (link, position);
+            }
+            if link > self.strongest_best[which] && moment.is_open(row) {
+                self.strongest_best[which] = link;
+            }
+        }
     }
 
     /// The sum of a lane for a row; 0 where no link leads.
@@ -115,20 +153,22 @@ impl Links {
     /// The sum of a lane.
     #[inline]
     pub(crate) fn at(&self, slot: Option<usize>, lane: usize) -> f32 {
-        slot.map_or(0.0, |slot| self.sums[slot].0[lane])
+        slot.map_or(0.0, |slot| self.sums[lane / EIGHT][slot].0[lane % EIGHT])
     }
 
     /// As [`Links::get`], of many rows.
     pub(super) fn get_all(&self, rows: &[Row], lane: usize, out: &mut [f32]) {
-        let (of, lines) = &mut *self.last.borrow_mut();
+        let (of, groups) = &mut *self.last.borrow_mut();
         if of != rows {
             of.clear();
             of.extend_from_slice(rows);
-            lines.clear();
-            lines
-                .extend(rows.iter().map(|&row| self.slots.get(row).map_or_else(Line::default, |slot| self.sums[slot])));
+            let slots = || rows.iter().map(|&row| self.slots.get(row));
+            for (of_rows, sums) in groups.iter_mut().zip(&self.sums) {
+                of_rows.clear();
+                of_rows.extend(slots().map(|slot| slot.map_or_else(Default::default, |slot| sums[slot])));
+            }
         }
-        out.iter_mut().zip(lines.iter()).for_each(|(sum, line)| *sum = line.0[lane]);
+        out.iter_mut().zip(groups[lane / EIGHT].iter()).for_each(|(sum, eight)| *sum = eight.0[lane % EIGHT]);
     }
 
     /// Whether the lane has sums at all.
@@ -138,18 +178,12 @@ impl Links {
 
     /// The strongest link from the newest items of the profile and the position it comes from; no link is 0.
     pub(crate) fn strongest(&self, slot: Option<usize>, which: usize) -> (f32, u32) {
-        slot.map_or((0.0, 0), |slot| self.strongest[slot][which])
+        slot.and_then(|slot| self.strongest.get(slot)).map_or((0.0, 0), |links| links[which])
     }
 
     /// The best of these links to an open row; never 0.
-    pub(crate) fn strongest_best(&self, moment: &Moment<'_>, which: usize) -> f32 {
-        let mut best = 1e-9_f32;
-        for (links, &row) in self.strongest.iter().zip(self.slots.rows()) {
-            if links[which].0 > best && moment.is_open(row) {
-                best = links[which].0;
-            }
-        }
-        best
+    pub(crate) fn strongest_best(&self, which: usize) -> f32 {
+        self.strongest_best[which]
     }
 
     /// The view's best open rows; empty when they were taken before.
@@ -160,8 +194,8 @@ impl Links {
     /// The view's best rows that `accept` lets through.
     pub(super) fn search(&self, view: usize, count: usize, accept: &dyn Fn(Row) -> bool) -> Vec<Hit> {
         let mut top = Top::new(count);
-        for (line, &row) in self.sums.iter().zip(self.slots.rows()) {
-            let score = line.0[view];
+        for (eight, &row) in self.sums[view / EIGHT].iter().zip(self.slots.rows()) {
+            let score = eight.0[view % EIGHT];
             if score >= top.threshold() && accept(row) {
                 top.offer(row, score);
             }
@@ -169,22 +203,25 @@ impl Links {
         top.finish()
     }
 
-    /// The best open rows of all views, in one pass.
+    /// The best open rows of all views, in one pass over each group.
     fn rank(&mut self, moment: &Moment<'_>) {
         let mut tops: Vec<Top> =
             (0..VIEWS.len()).map(|view| Top::new(if self.has(view) { RANKS_MAX } else { 0 })).collect();
-        let mut thresholds = [f32::INFINITY; LANES];
-        tops.iter().zip(&mut thresholds).for_each(|(top, threshold)| *threshold = top.threshold());
-        for (line, &row) in self.sums.iter().zip(self.slots.rows()) {
-            // All lanes at once; few rows get past this once the lists have filled.
-            let any = line.0.iter().zip(&thresholds).fold(false, |any, (score, threshold)| any | (score >= threshold));
-            if !any || !moment.is_open(row) {
-                continue;
-            }
-            for (view, top) in tops.iter_mut().enumerate() {
-                if line.0[view] >= thresholds[view] {
-                    top.offer(row, line.0[view]);
-                    thresholds[view] = top.threshold();
+        for (sums, tops) in self.sums.iter().zip(tops.chunks_mut(EIGHT)) {
+            let mut thresholds = [f32::INFINITY; EIGHT];
+            tops.iter().zip(&mut thresholds).for_each(|(top, threshold)| *threshold = top.threshold());
+            for (eight, &row) in sums.iter().zip(self.slots.rows()) {
+                // All lanes at once; few rows get past this once the lists have filled.
+                let any =
+                    eight.0.iter().zip(&thresholds).fold(false, |any, (score, threshold)| any | (score >= threshold));
+                if !any || !moment.is_open(row) {
+                    continue;
+                }
+                for ((top, threshold), &score) in tops.iter_mut().zip(&mut thresholds).zip(&eight.0) {
+                    if score >= *threshold {
+                        top.offer(row, score);
+                        *threshold = top.threshold();
+                    }
                 }
             }
         }
@@ -193,50 +230,40 @@ impl Links {
     }
 }
 
-impl Pass<'_> {
-    fn add(&mut self, matrix: &Neighbours, from: Row, weights: &[f32; LANES], lanes: std::ops::Range<usize>) {
-        // One loop for each number of lanes, so that it is unrolled.
-        match lanes.len() {
-            1 => self.add_lanes::<1>(matrix, from, weights, lanes.start),
-            3 => self.add_lanes::<3>(matrix, from, weights, lanes.start),
-            5 => self.add_lanes::<5>(matrix, from, weights, lanes.start),
-            _ => lanes.for_each(|lane| self.add_lanes::<1>(matrix, from, weights, lane)),
+/// The lanes of each matrix.
+static LANES_OF_MATRICES: LazyLock<Vec<Range<usize>>> = LazyLock::new(|| {
+    let mut all: Vec<Range<usize>> = Vec::new();
+    for lane in 0..=COUNTED {
+        match all.last_mut().filter(|lanes| matrix_of(lanes.start) == matrix_of(lane)) {
+            Some(lanes) => lanes.end = lane + 1,
+            None => all.push(lane..lane + 1),
         }
     }
+    assert!(all.iter().all(|lanes| lanes.start / EIGHT == (lanes.end - 1) / EIGHT), "a matrix lies in one group");
+    all
+});
 
-    fn add_lanes<const COUNT: usize>(&mut self, matrix: &Neighbours, from: Row, weights: &[f32; LANES], first: usize) {
-        let weights: [f32; COUNT] = std::array::from_fn(|lane| weights[first + lane]);
-        if weights == [0.0; COUNT] {
-            return;
-        }
-        for (row, link) in matrix.of(from as usize) {
-            let (slot, is_new) = self.slots.insert(row);
-            if is_new {
-                self.sums.push(Line::default());
-            }
-            // A weight of 0 adds 0, which changes no sum: none is ever -0, and links are finite.
-            let sums = &mut self.sums[slot].0[first..first + COUNT];
-            for lane in 0..COUNT {
-                sums[lane] += weights[lane] * link;
-            }
+/// Adds each link, weighted, to the sums at its slot.
+fn add(sums: &mut [Eight], links: (&[u32], &[f32]), weights: &[f32; EIGHT]) {
+    #[inline(always)]
+    fn plain(sums: &mut [Eight], (slots, links): (&[u32], &[f32]), weights: &[f32; EIGHT]) {
+        for (&slot, &link) in slots.iter().zip(links) {
+            sums[slot as usize].0.iter_mut().zip(weights).for_each(|(sum, weight)| *sum += weight * link);
         }
     }
-
-    fn strengthen(&mut self, matrix: &Neighbours, from: Row, which: usize, position: u32) {
-        for (row, link) in matrix.of(from as usize).filter(|(_, link)| *link > 0.0) {
-            let (slot, is_new) = self.slots.insert(row);
-            if is_new {
-                self.sums.push(Line::default());
-            }
-            if self.strongest.len() <= slot {
-                self.strongest.resize(slot + 1, Default::default());
-            }
-            let strongest = &mut self.strongest[slot][which];
-            if link > strongest.0 {
-                *strongest = (link, position);
-            }
+    #[cfg(target_arch = "x86_64")]
+    {
+        /// The same loop, and the same bits: Rust never fuses a product and a sum.
+        #[target_feature(enable = "avx2")]
+        fn avx2(sums: &mut [Eight], links: (&[u32], &[f32]), weights: &[f32; EIGHT]) {
+            plain(sums, links, weights);
+        }
+        if is_x86_feature_detected!("avx2") {
+            // SAFETY: the feature was just detected.
+            return unsafe { avx2(sums, links, weights) };
         }
     }
+    plain(sums, links, weights);
 }
 
 fn matrix_of(lane: usize) -> &'static str {

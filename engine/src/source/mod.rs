@@ -27,6 +27,9 @@ pub(crate) use links::{COUNTED, Links, RATED, STRONGEST};
 /// Ranks are known down to here; further down an item has no rank.
 pub(crate) const RANKS_MAX: usize = 300;
 
+/// Lists of links that are fetched while those before them are added up.
+const LISTS_AHEAD: usize = 2;
+
 /// What a source is asked for.
 pub(crate) type Ask = for<'m> fn(&'m Moment<'m>) -> Option<Answer<'m>>;
 

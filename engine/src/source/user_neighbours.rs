@@ -1,8 +1,9 @@
 //! User-user neighbours: who is like this user, and what they liked lately, as of the bundle.
 
-use super::Answer;
 use super::dense::Sums;
 use super::embedding::SCRATCH;
+use super::{Answer, LISTS_AHEAD};
+use crate::bundle::prefetch_list;
 use crate::moment::Moment;
 
 /// Neighbours that count.
@@ -34,9 +35,11 @@ fn ask<'m>(moment: &'m Moment<'m>, is_recent: bool) -> Option<Answer<'m>> {
         users.index.search(&user, NEIGHBOURS_MAX_USERS, moment.bundle.ef_search(), all, counts, scratch, &mut hits);
     });
     let mut sums = Sums::new(moment.world.rows());
-    for hit in hits.iter().filter(|hit| hit.score > 0.0) {
-        let near = hit.score * hit.score;
-        users.likes.of(hit.row as usize).for_each(|(row, weight, _)| sums.add(row, near * weight));
+    hits.retain(|hit| hit.score > 0.0);
+    let likes = users.likes.of_all(hits.iter().map(|hit| hit.row));
+    for (at, (hit, &(rows, weights))) in hits.iter().zip(&likes).enumerate() {
+        likes.get(at + LISTS_AHEAD).copied().map(prefetch_list);
+        sums.add_all(rows, weights, hit.score * hit.score);
     }
     Some(sums.answer(moment))
 }

@@ -17,6 +17,8 @@ pub struct WorldBuilder {
     state: State,
     /// Rows that changed since the last snapshot; `None` when they are too many to tell.
     changed: Option<Vec<Row>>,
+    /// Rows whose sums are to be taken anew before the next snapshot, each once.
+    late: Vec<Row>,
     /// The lists of the last snapshot.
     pub(super) popular: Arc<popular::Lists>,
 }
@@ -45,7 +47,14 @@ impl WorldBuilder {
             item_changes: 0,
             forgotten: Arc::default(),
         };
-        WorldBuilder { terms: base.terms.clone(), bundle, state, changed: None, popular: Arc::default() }
+        WorldBuilder {
+            terms: base.terms.clone(),
+            bundle,
+            state,
+            changed: None,
+            late: Vec::new(),
+            popular: Arc::default(),
+        }
     }
 
     /// The bundle that it started from.
@@ -75,7 +84,11 @@ impl WorldBuilder {
                 }
                 let before = state.counted(row);
                 let stats = state.stats.get_mut(row as usize).expect("every row has statistics");
+                let was_late = stats.is_late();
                 stats.add(touch, *time_ms, surface);
+                if !was_late && stats.is_late() {
+                    self.late.push(row);
+                }
                 state.events_max = state.events_max.max(stats.events);
                 state.totals.add(touch, *time_ms);
                 state.recount(row, before);
@@ -104,6 +117,10 @@ impl WorldBuilder {
 
     /// A snapshot of what was applied so far.
     pub fn snapshot(&mut self) -> World {
+        for row in self.late.drain(..) {
+            self.state.stats.get_mut(row as usize).expect("every row has statistics").settle();
+        }
+        self.state.totals.days.settle();
         let lists = 1 + HALF_LIVES_DAYS.len() + self.state.surfaces.len();
         let changed = self.changed.replace(Vec::new()).map(|mut rows| {
             rows.sort_unstable();

@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 use rustc_hash::FxHashMap;
 
+use crate::index::prefetch_first;
 use crate::types::{Item, Row, Seq, TimeMs};
 
 mod arrivals;
@@ -202,6 +203,24 @@ impl World {
         self.state.stats.get(row as usize)
     }
 
+    /// Asks the processor to fetch what [`World::get`] and [`World::stats`] give; only a hint.
+    #[inline]
+    pub(crate) fn prefetch(&self, row: Row) {
+        if let Some(item) = self.get(row) {
+            prefetch_first::<2, _>(std::slice::from_ref(item));
+        }
+        self.prefetch_stats(row);
+    }
+
+    /// Asks the processor to fetch what [`World::stats`] gives; only a hint.
+    #[inline]
+    pub(crate) fn prefetch_stats(&self, row: Row) {
+        const LINES: usize = size_of::<ItemStats>().div_ceil(64);
+        if let Some(stats) = self.stats(row) {
+            prefetch_first::<LINES, _>(std::slice::from_ref(stats));
+        }
+    }
+
     /// Rows that were added or replaced since the bundle and still exist, ascending.
     pub fn changed(&self) -> impl Iterator<Item = Row> + '_ {
         self.state.changed.iter().copied()
@@ -282,16 +301,24 @@ impl World {
     /// Popularity of a row: decayed positive interactions. On a surface: those there, and, so that a young
     /// surface is not empty, those of all surfaces (half-life of a week) as a fraction of the best item's.
     pub fn popularity(&self, row: Row, by: Popularity) -> f32 {
-        let Some(stats) = self.stats(row) else { return 0.0 };
+        self.popularities(by)(row)
+    }
+
+    /// As [`World::popularity`], for many rows.
+    pub(crate) fn popularities(&self, by: Popularity) -> impl Fn(Row) -> f32 + '_ {
         let day = self.day();
-        let trace = TRACE_OF_EVER * f64::from(stats.positives);
-        match by {
-            Popularity::Ever => stats.positives as f32,
-            Popularity::HalfLife(at) => (stats.days.positives(at, day) + trace) as f32,
-            Popularity::Surface(surface) => {
-                let there = stats.surfaces.iter().find(|(number, _)| *number == surface);
-                let there = there.map_or(0.0, |(_, days)| days.positives(WEEK, day));
-                (there + (stats.days.positives(WEEK, day) + trace) / self.week_unit()) as f32
+        let unit = if matches!(by, Popularity::Surface(_)) { self.week_unit() } else { 1.0 };
+        move |row| {
+            let Some(stats) = self.stats(row) else { return 0.0 };
+            let trace = TRACE_OF_EVER * f64::from(stats.positives);
+            match by {
+                Popularity::Ever => stats.positives as f32,
+                Popularity::HalfLife(at) => (stats.days.positives(at, day) + trace) as f32,
+                Popularity::Surface(surface) => {
+                    let there = stats.surfaces.iter().find(|(number, _)| *number == surface);
+                    let there = there.map_or(0.0, |(_, days)| days.positives(WEEK, day));
+                    (there + (stats.days.positives(WEEK, day) + trace) / unit) as f32
+                }
             }
         }
     }

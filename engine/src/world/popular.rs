@@ -74,7 +74,8 @@ impl Lists {
 impl List {
     fn scan(world: &World, by: Popularity, unit: f64) -> List {
         let rows = (0..world.rows() as Row).filter(|&row| world.exists(row));
-        List::of(rows.map(|row| (row, world.popularity(row, by))), 0.0, (world.day(), unit))
+        let popularity = world.popularities(by);
+        List::of(rows.map(|row| (row, popularity(row))), 0.0, (world.day(), unit))
     }
 
     /// From rows with their scores; no other row scores above `bound`.
@@ -101,7 +102,8 @@ impl List {
         }
         let kept = self.best.iter().map(|&(row, _)| row).filter(|row| changed.binary_search(row).is_err());
         let rows = kept.chain(changed.iter().copied().filter(|&row| world.exists(row)));
-        let list = List::of(rows.map(|row| (row, world.popularity(row, by))), self.bound, (world.day(), unit));
+        let popularity = world.popularities(by);
+        let list = List::of(rows.map(|row| (row, popularity(row))), self.bound, (world.day(), unit));
         (list.bound == 0.0 || list.best.len() >= POPULAR_MAX_ITEMS).then_some(list)
     }
 }

@@ -28,6 +28,8 @@ pub struct DayCounts {
     last: Option<Day>,
     /// The decayed sums of all days before the last, as of the last.
     before: Decayed,
+    /// An event of an earlier day came since these sums were taken: see [`DayCounts::settle`].
+    is_late: bool,
 }
 
 /// Decayed sums, one for each of [`HALF_LIVES_DAYS`].
@@ -67,9 +69,8 @@ fn factors(days: i32) -> [f64; HALF_LIVES_DAYS.len()] {
 impl DayCounts {
     /// From days ascending, each once.
     pub fn from_days(days: Vec<Day>) -> DayCounts {
-        let mut counts = DayCounts { days, last: None, before: Decayed::default() };
-        counts.fold();
-        counts
+        let last = days.last().copied();
+        DayCounts { before: fold(&days), days, last, is_late: false }
     }
 
     /// The days, ascending.
@@ -77,7 +78,8 @@ impl DayCounts {
         &self.days
     }
 
-    /// Counts one interaction.
+    /// Counts one interaction. One of an earlier day than the last leaves the sums to [`DayCounts::settle`]: a log out of
+    /// order in time would take them anew with each event.
     pub fn add(&mut self, day: i32, positive: bool) {
         let one = Day { day, events: 1, positives: u32::from(positive) };
         let count = |found: &mut Day| {
@@ -87,7 +89,9 @@ impl DayCounts {
         match self.days.last_mut() {
             Some(last) if last.day == day => count(last),
             Some(&mut last) if last.day < day => {
-                self.before = self.before.then(last, day - last.day);
+                if !self.is_late {
+                    self.before = self.before.then(last, day - last.day);
+                }
                 self.days.push(one);
             }
             None => self.days.push(one),
@@ -96,33 +100,47 @@ impl DayCounts {
                     Ok(found) => count(&mut self.days[found]),
                     Err(place) => self.days.insert(place, one),
                 }
-                self.fold();
+                self.is_late = true;
             }
         }
         self.last = self.days.last().copied();
     }
 
+    /// Whether the sums are to be settled.
+    pub(super) fn is_late(&self) -> bool {
+        self.is_late
+    }
+
+    /// Takes the sums anew if they are late. Without it they are right as well, and dear to read.
+    pub(super) fn settle(&mut self) {
+        self.before = self.before();
+        self.is_late = false;
+    }
+
     /// The decayed sums as of `day`.
     pub fn decayed(&self, day: i32) -> Decayed {
-        self.last.map_or_else(Decayed::default, |last| self.before.then(last, day.saturating_sub(last.day)))
+        self.last.map_or_else(Decayed::default, |last| self.before().then(last, day.saturating_sub(last.day)))
     }
 
     /// The decayed sum of positive interactions of one half-life: the same bits as in [`DayCounts::decayed`].
     pub fn positives(&self, half_life: usize, day: i32) -> f64 {
         self.last.map_or(0.0, |last| {
-            (self.before.positives[half_life] + f64::from(last.positives))
+            (self.before().positives[half_life] + f64::from(last.positives))
                 * factors(day.saturating_sub(last.day))[half_life]
         })
     }
 
-    /// The same steps as `add` in order of days, so that late events give the same bits as timely ones.
-    fn fold(&mut self) {
-        self.before = Decayed::default();
-        for pair in self.days.windows(2) {
-            self.before = self.before.then(pair[0], pair[1].day - pair[0].day);
-        }
-        self.last = self.days.last().copied();
+    #[inline]
+    fn before(&self) -> Decayed {
+        if self.is_late { fold(&self.days) } else { self.before }
     }
+}
+
+/// The decayed sums of all days before the last: the same steps as [`DayCounts::add`] takes in order of days, so that late
+/// events give the same bits as timely ones.
+#[cold]
+fn fold(days: &[Day]) -> Decayed {
+    days.windows(2).fold(Decayed::default(), |sums, pair| sums.then(pair[0], pair[1].day - pair[0].day))
 }
 
 /// Day of a moment since the epoch.
@@ -179,6 +197,17 @@ impl ItemStats {
             };
             self.surfaces[place].1.add(day_of(time_ms), touch.weight > 0.0);
         }
+    }
+
+    /// Whether an event came after later ones, so that [`ItemStats::settle`] has something to do.
+    pub(super) fn is_late(&self) -> bool {
+        self.days.is_late() || self.surfaces.iter().any(|(_, days)| days.is_late())
+    }
+
+    /// Takes late sums anew.
+    pub(super) fn settle(&mut self) {
+        self.days.settle();
+        self.surfaces.iter_mut().for_each(|(_, days)| days.settle());
     }
 }
 
@@ -257,6 +286,9 @@ mod tests {
                 sums.events.map(f64::to_bits).into_iter().chain(sums.positives.map(f64::to_bits)).collect::<Vec<_>>()
             };
             prop_assert_eq!(bits(&a), bits(&b));
+            b.settle();
+            prop_assert_eq!(bits(&a), bits(&b));
+            prop_assert_eq!(&a, &b);
             prop_assert_eq!(&a, &DayCounts::from_days(b.days().to_vec()));
         }
     }

@@ -17,6 +17,8 @@ use crate::generate::END_MS;
 const REQUESTS: usize = 1_000;
 /// Runs; the median counts.
 const RUNS: usize = 3;
+/// What stage timings may cost, as a share of a ranked request.
+const TIMINGS_SHARE_MAX: f64 = 0.01;
 /// Longest wait for a server.
 const START_MAX: Duration = Duration::from_secs(120);
 
@@ -122,12 +124,27 @@ pub fn compare(bench: &mut Bench, state: &Path, marquee: &Path) -> Result<Value>
     print("                                              CPU us    / parts");
     let row = |name: &str, us: f64| print(&format!("  {name:<42} {us:>9.1} {:>9.3}", us / sum));
     row("server, a ranked request over gRPC", server_us);
+    let timings_us = timings_us(marquee)?;
+    let share = timings_us / server_us;
+    print(&format!("    of it stage timings{:32.3}     {:.3} % of it", timings_us, share * 100.0));
+    ensure!(share < TIMINGS_SHARE_MAX, "stage timings take {:.2} % of a ranked request", share * 100.0);
     row("engine, recommend alone", parts.whole_us);
     row("sources, what they share once", parts.retrieval_us);
     row("  (each alone, added up)", parts.alone_us);
     row("model alone", parts.model_us);
     row("parts: sources + model", sum);
-    Ok(json!({"items": bench.items(), "server_us": server_us, "parts": parts, "ratio": server_us / sum}))
+    Ok(
+        json!({"items": bench.items(), "server_us": server_us, "timings_us": timings_us, "parts": parts, "ratio": server_us / sum}),
+    )
+}
+
+/// Microseconds of CPU that taking and keeping the times of the stages costs a request, by the example `stage_cost` that is
+/// built beside the server.
+fn timings_us(marquee: &Path) -> Result<f64> {
+    let example = marquee.with_file_name("examples").join("stage_cost");
+    let output = Command::new(&example).output().with_context(|| example.display().to_string())?;
+    let ns: f64 = String::from_utf8_lossy(&output.stdout).trim().parse().context("stage_cost printed no number")?;
+    Ok(ns / 1000.0)
 }
 
 async fn measure(bench: &Bench, state: &Path, marquee: &Path) -> Result<(Vec<f64>, f64)> {
