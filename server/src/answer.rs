@@ -24,7 +24,7 @@ pub use flight::Flights;
 use crate::admission;
 use crate::cache::Cache;
 use crate::clock::Clock;
-use crate::compute::{Done, Pool};
+use crate::compute::{Done, Pool, Room};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::events::log::Mark;
@@ -81,6 +81,17 @@ pub struct Ask {
     pub received: Option<Instant>,
     /// The latter.
     pub decoded: Instant,
+}
+
+impl Ask {
+    /// What it asks of the threads that rank.
+    fn work(&self) -> admission::Kind {
+        match &self.kind {
+            Kind::Recommend => admission::Kind::Recommend,
+            Kind::Rank { .. } => admission::Kind::Rank,
+            Kind::Similar { .. } => admission::Kind::Similar,
+        }
+    }
 }
 
 /// What kind of slate.
@@ -207,6 +218,8 @@ struct Situation {
     serving: Arc<Serving>,
     profile: Arc<Profile>,
     terms: Terms,
+    /// For the ranking, if it has some already.
+    room: Option<Room>,
 }
 
 impl Desk {
@@ -233,7 +246,7 @@ impl Desk {
         let mut far = self.look_far(&ask, terms).await?;
         let profile = self.unpack(&ask, &mut far)?;
         far.terms.degraded.extend(far.outage);
-        let situation = Situation { serving: far.serving, profile, terms: far.terms };
+        let situation = Situation { serving: far.serving, profile, terms: far.terms, room: far.room };
         let (answer, record) = self.rank(&ask, situation, CacheStatus::Bypass).await?;
         self.save(far.unsaved);
         if let Some(record) = record {
@@ -330,12 +343,13 @@ impl Desk {
 
     /// The answer, and its record where slates are logged.
     async fn rank(&self, ask: &Ask, situation: Situation, cache: CacheStatus) -> Result<(Answer, Option<SlateRecord>)> {
-        let Situation { serving, profile, terms: Terms { variant, page, now_ms, mut degraded } } = situation;
+        let Situation { serving, profile, terms: Terms { variant, page, now_ms, mut degraded }, room } = situation;
         if let Some(received) = ask.received {
             self.metrics.stage("decode", (ask.decoded - received).as_secs_f64());
         }
         self.metrics.stage("situation", ask.decoded.elapsed().as_secs_f64());
-        let (effort, hurry) = self.effort(ask.deadline);
+        let wait = room.as_ref().map_or_else(|| self.pool.expected_wait(), Room::expected_wait);
+        let (effort, hurry) = self.effort(ask.deadline, wait);
         degraded.extend(hurry);
         let depth_left = self.config.limits.page_depth_max_items.saturating_sub(page.shown.len());
         let count = if ask.kind == Kind::Recommend { ask.count.min(depth_left) } else { ask.count };
@@ -365,13 +379,11 @@ impl Desk {
         let logged = logs.then(|| LoggedQuery::new(&query, similar_to.clone()));
         let variant = if similar_to.is_empty() { query.variant.name.clone() } else { "similar".to_owned() };
         let state = (serving.clone(), profile.clone());
-        let kind = match &ask.kind {
-            Kind::Recommend => admission::Kind::Recommend,
-            Kind::Rank { .. } => admission::Kind::Rank,
-            Kind::Similar { .. } => admission::Kind::Similar,
-        };
         let job = move || compute(&state.0, &state.1, &query, &similar_to);
-        let Done { value: (mut slate, times), waited } = self.pool.run(kind, ask.deadline, job).await?;
+        let Done { value: (mut slate, times), waited } = match room {
+            Some(room) => self.pool.run_in(room, job).await?,
+            None => self.pool.run(ask.work(), ask.deadline, job).await?,
+        };
         self.metrics.stage("queue", waited.as_secs_f64());
         degraded.append(&mut slate.degraded);
         slate.degraded = degraded;
@@ -390,11 +402,10 @@ impl Desk {
     }
 
     /// Less effort when little time is left, in steps so that it can be told and logged exactly.
-    fn effort(&self, deadline: Option<Instant>) -> (f32, Option<Degradation>) {
+    fn effort(&self, deadline: Option<Instant>, wait: Duration) -> (f32, Option<Degradation>) {
         let full = Duration::from_millis(self.config.ranking.effort_full_ms);
-        let left = deadline.map_or(full, |deadline| {
-            deadline.saturating_duration_since(Instant::now()).saturating_sub(self.pool.expected_wait())
-        });
+        let left =
+            deadline.map_or(full, |deadline| deadline.saturating_duration_since(Instant::now()).saturating_sub(wait));
         if left >= full {
             return (1.0, None);
         }

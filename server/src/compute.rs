@@ -30,6 +30,28 @@ pub struct Pool {
     threads: Vec<JoinHandle<()>>,
 }
 
+/// Room among what waits for a thread; dropping it gives it back.
+pub struct Room {
+    shared: Arc<Shared>,
+    ticket: Option<Ticket>,
+    turn: Instant,
+}
+
+impl Room {
+    /// How long its job will still wait, as far as could be told when it got room.
+    pub fn expected_wait(&self) -> Duration {
+        self.turn.saturating_duration_since(Instant::now())
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket.take() {
+            self.shared.state().admission.leave(ticket);
+        }
+    }
+}
+
 struct Shared {
     state: Mutex<State>,
     /// One for each thread, so that we choose who wakes.
@@ -98,6 +120,21 @@ impl Pool {
         self.shared.state().admission.expected_wait()
     }
 
+    /// Room for a job that arrives now: for who has to fetch something before there is a job, and would wait for it in vain.
+    ///
+    /// # Errors
+    /// As those that [`Pool::run`] gives at once.
+    pub fn room(&self, kind: Kind, deadline: Option<Instant>) -> Result<Room> {
+        let now = Instant::now();
+        let admitted = {
+            let admission = &mut self.shared.state().admission;
+            let wait = admission.expected_wait();
+            admission.arrive(kind, deadline, now).map(|ticket| (ticket, now + wait))
+        };
+        let (ticket, turn) = admitted.map_err(|refusal| self.refused(refusal))?;
+        Ok(Room { shared: self.shared.clone(), ticket: Some(ticket), turn })
+    }
+
     /// Runs `job` on one of the threads. If the caller gives up while it waits in the queue, it is not run.
     ///
     /// # Errors
@@ -110,17 +147,23 @@ impl Pool {
         deadline: Option<Instant>,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<Done<T>> {
+        self.run_in(self.room(kind, deadline)?, job).await
+    }
+
+    /// As [`Pool::run`], of a job that has room.
+    ///
+    /// # Errors
+    /// As there, but for those at once.
+    pub async fn run_in<T: Send + 'static>(
+        &self,
+        mut room: Room,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<Done<T>> {
         let (reply, answer) = oneshot::channel();
         let arrived = Instant::now();
+        let ticket = room.ticket.take().expect("only this takes it");
         let idle = {
             let mut state = self.shared.state();
-            let ticket = match state.admission.arrive(kind, deadline, arrived) {
-                Ok(ticket) => ticket,
-                Err(refusal) => {
-                    drop(state);
-                    return Err(self.refused(refusal));
-                }
-            };
             let job = move |may_run: Result<(), Refusal>| -> Option<Reply> {
                 if reply.is_closed() {
                     return None;
@@ -277,6 +320,16 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn room_is_kept_for_its_job_and_given_back_without_one() {
+        let pool = pool(1, 1);
+        let room = pool.room(Kind::Recommend, None).unwrap();
+        assert!(matches!(pool.run(Kind::Recommend, None, || ()).await, Err(Error::ResourceExhausted(_))));
+        assert_eq!(pool.run_in(room, || 7).await.unwrap().value, 7);
+        drop(pool.room(Kind::Recommend, None).unwrap());
+        assert_eq!(pool.run(Kind::Recommend, None, || 8).await.unwrap().value, 8);
+    }
+
+    #[tokio::test]
     async fn a_full_queue_refuses() {
         let pool = Arc::new(pool(1, 1));
         let (go, wait) = std::sync::mpsc::channel::<()>();
@@ -299,11 +352,12 @@ mod tests {
         while pool.shared.state().jobs.is_empty() {
             tokio::task::yield_now().await;
         }
+        assert!(matches!(pool.room(Kind::Recommend, None), Err(Error::ResourceExhausted(_))));
         assert!(matches!(pool.run(Kind::Recommend, None, || ()).await, Err(Error::ResourceExhausted(_))));
         go.send(()).unwrap();
         busy.await.unwrap().unwrap().value.unwrap();
         // Whether it still had its turn depends on how slow this machine is; that it ends does not.
         let _ = queued.await.unwrap();
-        assert!(pool.shared.metrics.render().contains("marquee_shed_total{name=\"queue_full\"} 1"));
+        assert!(pool.shared.metrics.render().contains("marquee_shed_total{name=\"queue_full\"} 2"));
     }
 }

@@ -190,7 +190,7 @@ impl System {
     /// Adds `weight v v'` to the left and `weight v` to the right, item by item. An item of weight 0 adds 0, which changes no
     /// sum.
     fn add(&mut self, items: [(f64, &[f32]); ITEMS_AT_ONCE]) {
-        with_features!(self.add_inline(items: [(f64, &[f32]); ITEMS_AT_ONCE]) -> ())
+        with_features!(self.add_inline(items: [(f64, &[f32]); ITEMS_AT_ONCE]) -> ());
     }
 
     #[inline(always)]

@@ -9,6 +9,7 @@ use marquee_engine::types::{Degradation, ExplainLevel, Profile, Seq, SlateItem, 
 use super::flight::{Boarding, Leader, landing};
 use super::{Answer, Ask, CacheStatus, Desk, EFFORT, Encode, Kind, Reply, Situation, Terms, Told};
 use crate::cache::{Entry, Key, Question, State};
+use crate::compute::Room;
 use crate::error::Result;
 use crate::profile::{Held, Standing};
 use crate::serving::Serving;
@@ -34,6 +35,8 @@ pub(super) struct Far {
     slate: Option<Entry>,
     /// Redis was needed and could not be asked.
     pub(super) outage: Option<Degradation>,
+    /// For the ranking, where it was clear from the start that there must be one.
+    pub(super) room: Option<Room>,
 }
 
 impl Desk {
@@ -77,6 +80,7 @@ impl Desk {
             match self.flights.board(key, *state) {
                 Boarding::Lead(first) => leader = Some(first),
                 Boarding::Follow(follower) => {
+                    far.room = None;
                     if let Some(entry) = landing(follower).await {
                         self.metrics.cache_joined.inc();
                         return Ok(self.repeat(entry, now_ms, far.outage));
@@ -107,6 +111,9 @@ impl Desk {
         let before = self.live.current();
         let mut key = self.key(ask, &terms, &before);
         let mut question = key.as_ref().and_then(|key| self.cache.question(key));
+        // What is ranked whatever is found has its room, or its refusal, before the store is asked for a profile.
+        let is_near = ask.user.as_ref().is_none_or(|user| self.profiles.near(user).is_some());
+        let room = if is_near || question.is_some() { None } else { Some(self.pool.room(ask.work(), ask.deadline)?) };
         let (mut unsaved, mut slate, mut outage) = (Vec::new(), None, None);
         let held = match &ask.user {
             Some(user) => {
@@ -131,7 +138,7 @@ impl Desk {
             let answers = |(_, state): &(Key, State)| entry.answers(*state, terms.now_ms);
             question.is_some() && lookup.as_ref().is_some_and(answers) && self.profiles.may_be_shown(entry.as_of)
         });
-        Ok(Far { serving, held, terms, lookup, question, as_of, unsaved, slate, outage })
+        Ok(Far { serving, held, terms, lookup, question, as_of, unsaved, slate, outage, room })
     }
 
     /// The situation of a ranking.
@@ -155,10 +162,10 @@ impl Desk {
         leader: Option<Leader<'_>>,
     ) -> Result<Reply> {
         let profile = self.unpack(ask, &mut far)?;
-        let Far { serving, terms, lookup, question, as_of, mut unsaved, outage, .. } = far;
+        let Far { serving, terms, lookup, question, as_of, mut unsaved, outage, room, .. } = far;
         let now_ms = terms.now_ms;
         let cache = if lookup.is_some() { CacheStatus::Miss } else { CacheStatus::Bypass };
-        let situation = Situation { serving: serving.clone(), profile, terms };
+        let situation = Situation { serving: serving.clone(), profile, terms, room };
         let (answer, record) = self.rank(ask, situation, cache).await?;
         let started = Instant::now();
         let body = encode(&answer);
