@@ -202,18 +202,22 @@ class Server(ABC):
         except Unready as error:
             raise Unready(f"{error}\n{self.log()[-4000:]}") from None
 
+    def wait_ready_or_again(self, note: Callable[[Mark], None] = lambda mark: None) -> None:
+        """As `wait_ready`, but one that ended by itself gets a second try, which `note` is told: Kafka did so once in ten
+        starts, without a word."""
+        try:
+            self.wait_ready()
+        except Unready:
+            if self._process is None or self._process.poll() is None:
+                raise
+            note(self.spawn())
+            self.wait_ready()
+
     def start(self) -> None:
         """Starts it and waits until it answers."""
         self.prepare()
         self.spawn()
-        try:
-            self.wait_ready()
-        except Unready:
-            # One that ended by itself gets a second try: Kafka did so once in ten starts, without a word.
-            if self._process is None or self._process.poll() is None:
-                raise
-            self.spawn()
-            self.wait_ready()
+        self.wait_ready_or_again()
 
     def restart(self) -> None:
         """Starts it again after a stop or a kill, on the same port and the same data."""

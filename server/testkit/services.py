@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -40,6 +41,7 @@ class Set:
         tools.ensure(only)
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
+        self._noting = threading.Lock()
         self.by_name: dict[str, list[Server]] = {}
         for name in only:
             self.by_name[name] = _make(name, folder / name, outlives)
@@ -53,11 +55,9 @@ class Set:
         try:
             with ThreadPoolExecutor(len(self.servers())) as pool:
                 list(pool.map(lambda server: server.prepare(), self.servers()))
-                with (self.folder / MARKS).open("a", encoding="utf-8") as file:
-                    for server in self.servers():
-                        file.write(json.dumps(asdict(server.spawn())) + "\n")
-                        file.flush()
-                list(pool.map(lambda server: server.wait_ready(), self.servers()))
+                for server in self.servers():
+                    self._note(server.spawn())
+                list(pool.map(lambda server: server.wait_ready_or_again(self._note), self.servers()))
             if nodes := [server for server in self.by_name.get("redis-cluster", []) if isinstance(server, redis.Redis)]:
                 redis.join(nodes)
             found = self.environment()
@@ -66,6 +66,15 @@ class Set:
         except BaseException:
             self.stop()
             raise
+
+    def _note(self, mark: Mark) -> None:
+        """Writes down what was started, so that it is found again; what ended meanwhile and is tried again is left out."""
+        with self._noting:
+            noted = [other for other in marks(self.folder) if born(other.pid) == other.born]
+            text = "".join(json.dumps(asdict(each)) + "\n" for each in [*noted, mark])
+            fresh = self.folder / f"{MARKS}.new"
+            fresh.write_text(text, encoding="utf-8")
+            fresh.replace(self.folder / MARKS)
 
     def environment(self) -> dict[str, str]:
         """Where they are, as tests are told."""

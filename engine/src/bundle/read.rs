@@ -1,8 +1,11 @@
 //! Opening a bundle: everything is checked before anything is used.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::ScopedJoinHandle;
 
 use super::arrays::Arrays;
 use super::manifest::{FileEntry, Manifest, sha256_hex};
@@ -23,20 +26,39 @@ pub(super) fn open(folder: &Path, options: &OpenOptions) -> Result<Bundle, Error
     let columns = crate::feature::columns();
     check_columns(&manifest.columns, columns)?;
     let files = Files::read(folder, &manifest.files)?;
+    let items = manifest.counts.items;
+    // On several processors side by side: a million items take many seconds.
+    let (base, parts, matrices) = std::thread::scope(|scope| {
+        let base = scope.spawn(|| catalogue(&files, items));
+        let matrices = scope.spawn(|| matrices(&files, items));
+        let parts = || {
+            let graphs = files.arrays("graphs.safetensors")?;
+            let graph = |name: &str, vectors| index(name, vectors, graphs.as_ref(), options);
+            let embedding = embedding(&files, items, &graph)?;
+            let users = users(&files, manifest.counts.users, items, &graph)?;
+            let content = content(&files, items, &graph)?;
+            Ok::<_, Error>((embedding, users, content, ranker(&files, &manifest, columns.len())?))
+        };
+        let parts = parts();
+        (joined(base), parts, joined(matrices))
+    });
+    // What is wrong with items is told first: the rest is counted by them.
+    let (base, (embedding, users, content, ranker), matrices) = (base?, parts?, matrices?);
+    Ok(Bundle { manifest, base, embedding, users, content, matrices, ranker, ef_search: options.ef_search })
+}
+
+/// What the thread gave; its panic is ours.
+fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn catalogue(files: &Files, wanted: usize) -> Result<Base, Error> {
     let items = items(files.need("items.jsonl")?)?;
-    if items.len() != manifest.counts.items {
-        let (found, wanted) = (items.len(), manifest.counts.items);
+    if items.len() != wanted {
+        let found = items.len();
         return Err(Error::format("items.jsonl", format!("{found} items, the manifest says {wanted}")));
     }
-    let graphs = files.arrays("graphs.safetensors")?;
-    let graph = |name: &str, vectors| index(name, vectors, graphs.as_ref(), options);
-    let embedding = embedding(&files, items.len(), &graph)?;
-    let users = users(&files, manifest.counts.users, items.len(), &graph)?;
-    let content = content(&files, items.len(), &graph)?;
-    let matrices = matrices(&files, items.len())?;
-    let ranker = ranker(&files, &manifest, columns.len())?;
-    let base = base(&files, &items)?;
-    Ok(Bundle { manifest, base, embedding, users, content, matrices, ranker, ef_search: options.ef_search })
+    base(files, &items)
 }
 
 fn check_columns(found: &[String], compiled: &[&str]) -> Result<(), Error> {
@@ -55,23 +77,27 @@ fn check_columns(found: &[String], compiled: &[&str]) -> Result<(), Error> {
 struct Files(BTreeMap<String, Vec<u8>>);
 
 impl Files {
+    /// Reads and verifies them, the largest first, as many at once as there are processors.
     fn read(folder: &Path, entries: &BTreeMap<String, FileEntry>) -> Result<Files, Error> {
-        let mut files = BTreeMap::new();
-        for (name, entry) in entries {
-            if Path::new(name).components().count() != 1 || name.contains("..") {
-                return Err(Error::format(name, "a file's name may not be a path"));
+        let mut largest_first: Vec<_> = entries.iter().collect();
+        largest_first.sort_by_key(|(_, entry)| Reverse(entry.bytes));
+        let next = AtomicUsize::new(0);
+        let some = || {
+            let mut read = Vec::new();
+            while let Some((name, entry)) = largest_first.get(next.fetch_add(1, Ordering::Relaxed)) {
+                read.push(((*name).clone(), file(folder, name, entry)));
             }
-            let path = folder.join(name);
-            let bytes = std::fs::read(&path).map_err(|error| Error::read(&path, &error))?;
-            if bytes.len() as u64 != entry.bytes {
-                return Err(Error::Size { file: name.clone(), found: bytes.len() as u64, wanted: entry.bytes });
-            }
-            if sha256_hex(&bytes) != entry.sha256 {
-                return Err(Error::Checksum { file: name.clone() });
-            }
-            files.insert(name.clone(), bytes);
-        }
-        Ok(Files(files))
+            read
+        };
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(entries.len());
+        let read = std::thread::scope(|scope| {
+            let others: Vec<_> = (1..threads).map(|_| scope.spawn(some)).collect();
+            let own = some();
+            others.into_iter().flat_map(joined).chain(own).collect::<BTreeMap<_, _>>()
+        });
+        // In order of names, so that of several errors it is always the same one.
+        let files = read.into_iter().map(|(name, bytes)| Ok((name, bytes?)));
+        files.collect::<Result<_, _>>().map(Files)
     }
 
     fn get(&self, name: &str) -> Option<&[u8]> {
@@ -85,6 +111,22 @@ impl Files {
     fn arrays<'a>(&'a self, name: &'a str) -> Result<Option<Arrays<'a>>, Error> {
         self.get(name).map(|bytes| Arrays::parse(name, bytes)).transpose()
     }
+}
+
+/// The bytes of a file that is as its entry says.
+fn file(folder: &Path, name: &str, entry: &FileEntry) -> Result<Vec<u8>, Error> {
+    if Path::new(name).components().count() != 1 || name.contains("..") {
+        return Err(Error::format(name, "a file's name may not be a path"));
+    }
+    let path = folder.join(name);
+    let bytes = std::fs::read(&path).map_err(|error| Error::read(&path, &error))?;
+    if bytes.len() as u64 != entry.bytes {
+        return Err(Error::Size { file: name.to_owned(), found: bytes.len() as u64, wanted: entry.bytes });
+    }
+    if sha256_hex(&bytes) != entry.sha256 {
+        return Err(Error::Checksum { file: name.to_owned() });
+    }
+    Ok(bytes)
 }
 
 pub(super) fn items(bytes: &[u8]) -> Result<Vec<Arc<Item>>, Error> {
