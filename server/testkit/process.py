@@ -203,8 +203,8 @@ class Server(ABC):
             raise Unready(f"{error}\n{self.log()[-4000:]}") from None
 
     def wait_ready_or_again(self, note: Callable[[Mark], None] = lambda mark: None) -> None:
-        """As `wait_ready`, but one that ended by itself gets a second try, which `note` is told: Kafka did so once in ten
-        starts, without a word."""
+        """As `wait_ready`, but one that ended by itself gets a second try, which `note` is told: Kafka did so once in
+        ten starts, without a word."""
         try:
             self.wait_ready()
         except Unready:

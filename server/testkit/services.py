@@ -68,7 +68,7 @@ class Set:
             raise
 
     def _note(self, mark: Mark) -> None:
-        """Writes down what was started, so that it is found again; what ended meanwhile and is tried again is left out."""
+        """Writes down what was started, so that it is found again; what ended and is tried again is left out."""
         with self._noting:
             noted = [other for other in marks(self.folder) if born(other.pid) == other.born]
             text = "".join(json.dumps(asdict(each)) + "\n" for each in [*noted, mark])
