@@ -18,6 +18,10 @@ use crate::store::{Repeat, UserKey};
 /// An old slate that Redis had is ranked again once in this time, however often it is asked for.
 const AGAIN_AFTER_MS: TimeMs = 1_000;
 
+/// How long room for a ranking is kept while the store is asked for its profile: a busy store has answered by then, one that
+/// hangs has not.
+const ROOM_KEPT: Duration = Duration::from_millis(50);
+
 /// What looking beyond this process's memory brought.
 pub(super) struct Far {
     pub(super) serving: Arc<Serving>,
@@ -113,11 +117,20 @@ impl Desk {
         let mut question = key.as_ref().and_then(|key| self.cache.question(key));
         // What is ranked whatever is found has its room, or its refusal, before the store is asked for a profile.
         let is_near = ask.user.as_ref().is_none_or(|user| self.profiles.near(user).is_some());
-        let room = if is_near || question.is_some() { None } else { Some(self.pool.room(ask.work(), ask.deadline)?) };
+        let mut room =
+            if is_near || question.is_some() { None } else { Some(self.pool.room(ask.work(), ask.deadline)?) };
         let (mut unsaved, mut slate, mut outage) = (Vec::new(), None, None);
         let held = match &ask.user {
             Some(user) => {
-                let sought = self.profiles.seek(user, question, ask.deadline).await;
+                let mut seek = Box::pin(self.profiles.seek(user, question, ask.deadline));
+                let sought = match tokio::time::timeout(ROOM_KEPT, &mut seek).await {
+                    Ok(sought) => sought,
+                    Err(_) => {
+                        // A store that does not answer must not take the room of those who need nothing from it.
+                        room = None;
+                        seek.await
+                    }
+                };
                 self.admit(ask, sought.standing, &mut terms)?;
                 (unsaved, slate) = (sought.unsaved, sought.slate);
                 outage = sought.is_cache_down.then(|| self.outage());
