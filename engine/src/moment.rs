@@ -2,14 +2,14 @@
 //!
 //! Computed once for a request; sources, filters and features read it and nothing else.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 
 use rustc_hash::FxHashMap;
 
 use crate::bundle::Bundle;
 use crate::filter;
 use crate::scratch::{Bits, Lent};
-use crate::source::{self, Links};
+use crate::source::{self, Asked, Links};
 use crate::types::{Profile, Query, Row, TimeMs};
 use crate::world::World;
 
@@ -47,6 +47,7 @@ pub(crate) struct Moment<'a> {
     pub(crate) request: filter::Request,
     /// What several sources or features need, computed when the first one asks.
     links: OnceCell<Links>,
+    pub(crate) popularities: RefCell<Asked>,
     user_vectors: [OnceCell<Option<Vec<f32>>>; 2],
     eligible: OnceCell<Vec<Row>>,
     accepted_hint: OnceCell<usize>,
@@ -96,6 +97,7 @@ impl<'a> Moment<'a> {
             available_at,
             request,
             links: OnceCell::new(),
+            popularities: RefCell::default(),
             user_vectors: [const { OnceCell::new() }; 2],
             eligible: OnceCell::new(),
             accepted_hint: OnceCell::new(),

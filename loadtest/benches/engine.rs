@@ -8,6 +8,10 @@ use clap::Parser;
 use marquee_loadtest::bench::{Bench, growth, print, server, stages};
 use serde_json::{Value, json};
 
+/// The server's: large pieces lie in huge pages with one and not with the other, and a request looks all over memory.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[derive(Debug, Parser)]
 struct Cli {
     /// Folders that `make synthetic` made, by their names in `.marquee/synthetic`.

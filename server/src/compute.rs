@@ -103,6 +103,7 @@ impl Pool {
                 let shared = shared.clone();
                 std::thread::Builder::new().name(format!("compute-{number}")).spawn(move || {
                     give_way();
+                    stay(number, threads);
                     work(&shared, number);
                 })
             })
@@ -235,6 +236,42 @@ fn give_way() {
     }
 }
 
+/// Keeps this thread, one of so many, on a core of its own, where there is one for each: what it needs for a request is still
+/// in that core's caches from the one before (docs/decisions/0029-threads-stay-on-their-core.md). Where the process may use
+/// part of the cores' time only, or there are more cores than threads, the system chooses: several such processes would meet
+/// on the same cores.
+fn stay(number: usize, threads: usize) {
+    #[cfg(target_os = "linux")]
+    {
+        let cores = cores();
+        let own = cores.get(number).filter(|_| cores.len() == threads);
+        let Some(&own) = own else { return };
+        // SAFETY: a set of bits that are all 0 is an empty set; `own` came from such a set, so it is a bit of it.
+        let mut only: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+        unsafe { libc::CPU_SET(own, &mut only) };
+        // SAFETY: the set is as long as we say; 0 is the thread that asks.
+        let done = unsafe { libc::sched_setaffinity(0, size_of_val(&only), &raw const only) };
+        if done != 0 {
+            let error = std::io::Error::last_os_error();
+            tracing::debug!(%error, "threads that compute stay where the system puts them");
+        }
+    }
+}
+
+/// The cores on which this thread may run; none when the system does not say.
+#[cfg(target_os = "linux")]
+fn cores() -> Vec<usize> {
+    // SAFETY: a set of bits that are all 0 is an empty set, as long as we say; 0 is the thread that asks.
+    let (set, done) = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        let done = libc::sched_getaffinity(0, size_of_val(&set), &raw mut set);
+        (set, done)
+    };
+    let all = 0..libc::CPU_SETSIZE as usize;
+    // SAFETY: bits of the set.
+    if done == 0 { all.filter(|&core| unsafe { libc::CPU_ISSET(core, &set) }).collect() } else { Vec::new() }
+}
+
 fn work(shared: &Shared, number: usize) {
     let mut state = shared.state();
     loop {
@@ -304,6 +341,33 @@ mod tests {
             }
         }
         assert_eq!(threads.len(), 1);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn threads_stay_on_a_core_of_their_own_if_there_is_one_for_each() {
+        let all = cores();
+        for threads in [all.len(), all.len() + 1] {
+            let pool = Arc::new(pool(threads, threads));
+            let barrier = Arc::new(std::sync::Barrier::new(threads));
+            let ask = |_| {
+                let (pool, barrier) = (pool.clone(), barrier.clone());
+                tokio::spawn(async move {
+                    let job = move || {
+                        barrier.wait();
+                        cores()
+                    };
+                    pool.run(Kind::Recommend, None, job).await.map(|done| done.value)
+                })
+            };
+            let mut found = Vec::new();
+            for asked in (0..threads).map(ask).collect::<Vec<_>>() {
+                found.push(asked.await.unwrap().unwrap());
+            }
+            found.sort();
+            let own = all.iter().map(|&core| vec![core]).collect::<Vec<_>>();
+            assert_eq!(found, if threads == all.len() { own } else { vec![all.clone(); threads] });
+        }
     }
 
     #[tokio::test]

@@ -77,5 +77,5 @@ fn similar_links(inputs: &Inputs<'_, '_>, at: usize) -> f32 {
 /// Log of 1 + liked items that share a member of the cast or a director, each person counted.
 fn people(inputs: &Inputs<'_, '_>, at: usize) -> f32 {
     let people = row(inputs, at).map(|found| &*found.people).unwrap_or_default();
-    people.iter().filter_map(|person| inputs.taste.people.get(person)).sum::<f32>().ln_1p()
+    people.iter().filter_map(|&person| inputs.taste.people.get(person)).sum::<f32>().ln_1p()
 }

@@ -1,8 +1,7 @@
 //! The taste of a user at a moment: sums over the profile that several features read.
 
-use rustc_hash::FxHashMap;
-
 use crate::moment::{Moment, Past};
+use crate::scratch::{Lent, Slots};
 use crate::source::STRONGEST;
 use crate::world::Decayed;
 
@@ -30,11 +29,10 @@ pub(crate) struct Taste {
     pub(super) percentile_recent: f32,
     /// Mean year of recent items; NaN without.
     pub(super) year_recent: f32,
-    genres: FxHashMap<u32, OfGenre>,
-    /// Items of the profile.
-    items: f32,
+    /// Of each genre of the profile.
+    genres: ByTerm<OfGenres>,
     /// By person: liked items.
-    pub(super) people: FxHashMap<u32, f32>,
+    pub(super) people: ByTerm<f32>,
     pub(super) cooccurrence: Option<Strongest>,
     pub(super) transitions: Option<Strongest>,
 }
@@ -50,8 +48,46 @@ struct OfGenre {
     share_recent: f32,
 }
 
-/// Means over the genres of an item; NaN without.
-#[derive(Debug, Clone, Copy)]
+/// What is known of the terms that the profile's items have, by the terms' numbers.
+#[derive(Debug)]
+pub(super) struct ByTerm<T> {
+    slots: Lent<Slots>,
+    values: Vec<T>,
+}
+
+impl<T: Copy + Default> ByTerm<T> {
+    /// Defaults for these terms; `update` changes the value of each as often as it comes.
+    fn new<'t, E>(
+        lists: impl Iterator<Item = (&'t [u32], E)> + Clone,
+        mut update: impl FnMut(&mut T, &E),
+    ) -> ByTerm<T> {
+        let most = lists.clone().filter_map(|(terms, _)| terms.iter().max()).max();
+        let mut slots = Slots::empty(most.map_or(0, |&most| most as usize + 1));
+        let mut values = Vec::new();
+        for (terms, event) in lists {
+            for &term in terms {
+                let (slot, is_new) = slots.insert(term);
+                if is_new {
+                    values.push(T::default());
+                }
+                update(&mut values[slot], &event);
+            }
+        }
+        ByTerm { slots, values }
+    }
+
+    /// The same terms with other values.
+    fn map<U>(self, value: impl Fn(T) -> U) -> ByTerm<U> {
+        ByTerm { slots: self.slots, values: self.values.into_iter().map(value).collect() }
+    }
+
+    pub(super) fn get(&self, term: u32) -> Option<&T> {
+        self.slots.get(term).map(|slot| &self.values[slot])
+    }
+}
+
+/// Means over the genres of an item, or of one genre; NaN without.
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct OfGenres {
     /// Of how the user rates the genre against their own mean, shrunk.
     pub(super) rating: f32,
@@ -134,7 +170,6 @@ impl Taste {
             percentile_recent: mean(recent.iter().map(percentile)),
             year_recent: mean(recent.iter().filter_map(year)),
             genres: genres(moment, |past| difference(past, user_mean)),
-            items: history.len().max(1) as f32,
             people: people(moment),
             cooccurrence: Strongest::new(moment, "cooccurrence"),
             transitions: Strongest::new(moment, "transitions"),
@@ -144,10 +179,9 @@ impl Taste {
     /// The means over these genres.
     pub(super) fn of_genres(&self, genres: &[u32]) -> OfGenres {
         let (mut sums, mut count) = ([0.0_f32; 3], 0.0_f32);
-        for genre in genres {
+        for &genre in genres {
             let of = self.genres.get(genre).copied().unwrap_or_default();
-            let rating = if of.count > 0.0 { of.sum / (of.count + GENRE_PRIOR) } else { 0.0 };
-            let values = [rating, of.count / self.items, of.share_recent];
+            let values = [of.rating, of.share, of.share_recent];
             sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
             count += 1.0;
         }
@@ -156,31 +190,32 @@ impl Taste {
     }
 }
 
-fn genres(moment: &Moment<'_>, difference: impl Fn(&Past) -> f32) -> FxHashMap<u32, OfGenre> {
-    let mut genres: FxHashMap<u32, OfGenre> = FxHashMap::default();
-    let mut weights = 0.0;
-    for (position, past) in moment.history.iter().enumerate() {
-        let weight = (-(position as f32) / RECENT_ITEMS as f32).exp();
-        weights += weight;
-        for &genre in moment.world.get(past.row).map(|found| &*found.genres).unwrap_or_default() {
-            let sums = genres.entry(genre).or_default();
-            sums.count += 1.0;
-            sums.sum += difference(past);
-            sums.share_recent += weight;
-        }
-    }
-    genres.values_mut().for_each(|sums| sums.share_recent /= weights);
-    genres
+fn genres(moment: &Moment<'_>, difference: impl Fn(&Past) -> f32) -> ByTerm<OfGenres> {
+    let recency = |position: usize| (-(position as f32) / RECENT_ITEMS as f32).exp();
+    let past = moment.history.iter().enumerate();
+    let lists = past.map(|(position, past)| (genres_of(moment, past), (recency(position), past)));
+    let weights: f32 = (0..moment.history.len()).map(recency).fold(0.0, |sum, weight| sum + weight);
+    let items = moment.history.len().max(1) as f32;
+    let sums = ByTerm::new(lists, |sums: &mut OfGenre, &(weight, past)| {
+        sums.count += 1.0;
+        sums.sum += difference(past);
+        sums.share_recent += weight;
+    });
+    sums.map(|of| OfGenres {
+        rating: of.sum / (of.count + GENRE_PRIOR),
+        share: of.count / items,
+        share_recent: of.share_recent / weights,
+    })
 }
 
-fn people(moment: &Moment<'_>) -> FxHashMap<u32, f32> {
-    let mut people = FxHashMap::default();
-    for past in moment.history.iter().filter(|past| past.is_liked()) {
-        for &person in moment.world.get(past.row).map(|found| &*found.people).unwrap_or_default() {
-            *people.entry(person).or_insert(0.0) += 1.0;
-        }
-    }
-    people
+fn genres_of<'m>(moment: &'m Moment<'_>, past: &Past) -> &'m [u32] {
+    moment.world.get(past.row).map(|found| &*found.genres).unwrap_or_default()
+}
+
+fn people(moment: &Moment<'_>) -> ByTerm<f32> {
+    let liked = moment.history.iter().filter(|past| past.is_liked());
+    let of = |past: &Past| moment.world.get(past.row).map(|found| &*found.people).unwrap_or_default();
+    ByTerm::new(liked.map(|past| (of(past), ())), |items: &mut f32, ()| *items += 1.0)
 }
 
 /// The mean; NaN of nothing.

@@ -6,6 +6,7 @@
 //! the entry is node 0, level `l` is the nodes `0..level_sizes[l]`, and nodes that are
 //! visited together lie together.
 
+use super::vectors::prefetch_first;
 use super::{Error, Vectors};
 
 /// hnsw_rs never makes more levels.
@@ -70,6 +71,15 @@ impl FrozenGraph {
             return &self.rows[node..=node];
         }
         &self.rows[self.row_offsets[node] as usize..self.row_offsets[node + 1] as usize]
+    }
+
+    /// Asks the processor to fetch where the rows of a node and its links on level 0 begin; only a hint.
+    #[inline(always)]
+    pub(super) fn prefetch(&self, node: u32) {
+        let node = node as usize;
+        let is_alone = self.rows.len() + 1 == self.row_offsets.len();
+        prefetch_first::<1, _>(if is_alone { &self.rows[node..] } else { &self.row_offsets[node..] });
+        prefetch_first::<1, _>(&self.link_offsets[node..]);
     }
 
     /// Everything that a walk relies on: afterwards no walk can panic, loop for ever or miss a node for want

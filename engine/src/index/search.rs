@@ -61,6 +61,8 @@ pub struct Scratch {
     /// The best accepted rows so far, worst first.
     best: BinaryHeap<Reverse<u64>>,
     nodes: Vec<u32>,
+    /// Nodes that were better than the worst of the beam when they were scored.
+    good: Vec<(f32, u32)>,
     scores: Vec<f32>,
     evaluations: usize,
 }
@@ -253,6 +255,20 @@ impl Index {
             ) {
                 index.estimate_walk_inline(graph, ef, accept, scratch);
             }
+            #[target_feature(enable = "avx512bw")]
+            fn avx512(
+                index: &Index,
+                graph: &FrozenGraph,
+                ef: usize,
+                accept: &impl Fn(u32) -> bool,
+                scratch: &mut Scratch,
+            ) {
+                index.estimate_walk_inline(graph, ef, accept, scratch);
+            }
+            if is_x86_feature_detected!("avx512bw") {
+                // SAFETY: the feature was just detected.
+                return unsafe { avx512(self, graph, ef, accept, scratch) };
+            }
             if is_x86_feature_detected!("avx2") {
                 // SAFETY: the feature was just detected.
                 return unsafe { avx2(self, graph, ef, accept, scratch) };
@@ -270,7 +286,7 @@ impl Index {
         scratch: &mut Scratch,
     ) {
         let epoch = next_epoch(&mut scratch.visited, &mut scratch.epoch, graph.nodes());
-        let Scratch { coded, visited, beam, rejected, nodes, evaluations, .. } = scratch;
+        let Scratch { coded, visited, beam, rejected, nodes, good, evaluations, .. } = scratch;
         let (codes, coded) = (&self.codes, &coded[..]);
         beam.clear(ef);
         let start = self.descend(graph, coded, evaluations);
@@ -293,19 +309,29 @@ impl Index {
             nodes.resize(links.len().max(nodes.len()), 0);
             let mut fresh = 0;
             for &link in links {
-                codes.prefetch(link);
                 let mark = &mut visited[link as usize];
                 nodes[fresh] = link;
                 // No branch: which links are new cannot be foreseen.
                 fresh += usize::from(*mark != epoch);
                 *mark = epoch;
             }
+            let fresh = &nodes[..fresh];
+            fresh.iter().for_each(|&node| codes.prefetch(node));
             if let Some((_, next)) = beam.best_open() {
                 prefetch_lines(neighbours(graph, &graph.link_offsets, next));
             }
-            *evaluations += fresh;
-            for &node in &nodes[..fresh] {
+            *evaluations += fresh.len();
+            // What the offers below read of the graph is fetched for all of them at once.
+            good.resize(fresh.len().max(good.len()), (0.0, 0));
+            let mut better = 0;
+            for &node in fresh {
                 let score = codes.estimate(node, coded);
+                good[better] = (score, node);
+                better += usize::from(score > worst);
+            }
+            let good = &good[..better];
+            good.iter().for_each(|&(_, node)| graph.prefetch(node));
+            for &(score, node) in good {
                 if score > worst {
                     offer(graph, accept, beam, rejected, (score, node));
                     worst = beam.worst();

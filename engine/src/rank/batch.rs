@@ -150,7 +150,7 @@ impl Batch {
     }
 
     /// Where the slot that a node asks for begins.
-    fn slot(&self, node: Node) -> u32 {
+    pub(super) fn slot(&self, node: Node) -> u32 {
         let slot = self.columns.binary_search(&asked(node)).expect("every node's column has a slot");
         index(slot * LANES)
     }
@@ -170,7 +170,7 @@ impl Batch {
 }
 
 /// What a walk does at a node.
-enum Step {
+pub(super) enum Step {
     /// No goes to the node `first`, yes to the one after it.
     Ask { first: usize },
     /// Goes on to the same node always; others may lead there, too.
@@ -180,7 +180,7 @@ enum Step {
 }
 
 impl Step {
-    fn of(nodes: &[Node], at: usize) -> Step {
+    pub(super) fn of(nodes: &[Node], at: usize) -> Step {
         let node = nodes[at];
         match node.delta() {
             0 => Step::Stay,

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::batch::Batch;
+use super::complete;
 use super::tree::{Aggregate, DELTA_BITS, DELTA_MAX, Leaves, Mode, Node, SIGN, Source, Tree};
 
 /// The nodes of one tree: its root and its children by their index in the source. Proven a tree.
@@ -148,7 +149,8 @@ impl Layout {
                 weights[slot] = weight;
             }
             let batch = Batch::of(&self.nodes, &self.trees, &weights);
-            return Ok(Leaves::Sum { weights, batch });
+            let complete = complete::lay_out(&batch, &self.nodes, &self.trees, &weights);
+            return Ok(Leaves::Sum { weights, batch, complete });
         }
         let count = |n: usize| u32::try_from(n).map_err(|_| "too many weights".to_string());
         let mut starts = vec![0_u32; self.nodes.len() + 1];

@@ -10,6 +10,7 @@
 mod batch;
 mod check;
 mod columns;
+mod complete;
 mod dense;
 mod dense_op;
 mod graph;

@@ -17,6 +17,7 @@
 //! tree is deep, and lanes of unequal depth need no branch.
 
 use super::batch::Batch;
+use super::complete::Complete;
 use super::layout::Layout;
 
 /// Columns that a node can name (12 bits).
@@ -120,8 +121,9 @@ pub(super) struct Tree {
 /// What the leaves hold.
 #[derive(Debug)]
 pub(super) enum Leaves {
-    /// One target, summed: a weight for each node (0 for inner nodes), and everything once more for many rows at a time.
-    Sum { weights: Vec<f32>, batch: Batch },
+    /// One target, summed: a weight for each node (0 for inner nodes), and everything once more for many rows at a time;
+    /// shallow trees a third time, where the processor has use for it.
+    Sum { weights: Vec<f32>, batch: Batch, complete: Option<Vec<Complete>> },
     /// The rest: node `i` holds `weights[starts[i]..starts[i + 1]]`, pairs of target and weight.
     Sparse { starts: Vec<u32>, weights: Vec<(u32, f32)>, aggregate: Aggregate },
 }

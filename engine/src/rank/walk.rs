@@ -3,9 +3,11 @@
 //! Answers: the scores of these rows. Must not know how the ensemble came to be.
 //!
 //! Every walk adds a row's weights in the order of the trees, so all of them give the same bits, whatever the number of
-//! rows and whatever the processor. A few rows are walked one by one, many sixteen at a time (`batch`).
+//! rows and whatever the processor. A few rows are walked one by one, many sixteen at a time (`batch`), or thirty-two where the
+//! trees are shallow and the processor has AVX-512 (`complete`).
 
 use super::batch::{Batch, LANES, Top};
+use super::complete::{self, Complete};
 use super::tree::{Aggregate, Ensemble, Leaves, Tree};
 
 /// Fewer rows are walked one by one.
@@ -24,12 +26,12 @@ impl Ensemble {
         assert_eq!(features.len() % columns, 0, "the last row is incomplete");
         assert_eq!(out.len(), features.len() / columns * self.targets(), "one score for each row and target");
         match &self.leaves {
-            Leaves::Sum { weights, batch } => {
+            Leaves::Sum { weights, batch, complete } => {
                 out.fill(self.base[0]);
-                if out.len() < BATCH_ROWS_MIN {
-                    self.sum(weights, features, columns, out);
-                } else {
-                    batch.sum(features, columns, out, walk());
+                match complete {
+                    _ if out.len() < BATCH_ROWS_MIN => self.sum(weights, features, columns, out),
+                    Some(trees) => batch.sum_complete(trees, features, columns, out),
+                    None => batch.sum(features, columns, out, walk()),
                 }
             }
             Leaves::Sparse { starts, weights, aggregate } => {
@@ -41,15 +43,15 @@ impl Ensemble {
         }
     }
 
-    /// As `score`, by the loops of any processor: row by row, or sixteen at a time; for one summed target.
+    /// As `score`, by one of the other walks; for one summed target.
     #[cfg(test)]
-    pub(super) fn score_portable(&self, features: &[f32], columns: usize, out: &mut [f32], one_by_one: bool) {
-        let Leaves::Sum { weights, batch } = &self.leaves else { panic!("one summed target") };
+    pub(super) fn score_by(&self, by: Other, features: &[f32], columns: usize, out: &mut [f32]) {
+        let Leaves::Sum { weights, batch, .. } = &self.leaves else { panic!("one summed target") };
         out.fill(self.base[0]);
-        if one_by_one {
-            self.sum(weights, features, columns, out);
-        } else {
-            batch.sum(features, columns, out, portable::sixteen);
+        match by {
+            Other::OneByOne => self.sum(weights, features, columns, out),
+            Other::Portable => batch.sum(features, columns, out, portable::sixteen),
+            Other::Sixteen => batch.sum(features, columns, out, walk()),
         }
     }
 
@@ -104,6 +106,18 @@ impl Ensemble {
     }
 }
 
+/// What a test holds `score` to.
+#[cfg(test)]
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Other {
+    /// Row by row.
+    OneByOne,
+    /// Sixteen at a time, by the loops of any processor.
+    Portable,
+    /// Sixteen at a time, whatever the depth.
+    Sixteen,
+}
+
 /// Sixteen numbers of each slot.
 type Slots = [[f32; LANES]];
 /// Adds the weights of some trees to sixteen sums.
@@ -141,6 +155,42 @@ impl Batch {
                 }
             }
         }
+    }
+
+    /// As [`Batch::sum`], by shallow trees.
+    fn sum_complete(&self, trees: &[Complete], features: &[f32], columns: usize, out: &mut [f32]) {
+        /// A third of a MiB: processors with AVX-512 have a second-level cache of one or more.
+        const TREES_AT_ONCE: usize = 512;
+        let slots = self.columns.len();
+        let mut turned = vec![[0.0; LANES]; 2 * slots * ROWS_AT_ONCE.min(out.len()).div_ceil(complete::ROWS)];
+        for (rows, scores) in features.chunks(ROWS_AT_ONCE * columns).zip(out.chunks_mut(ROWS_AT_ONCE)) {
+            for (rows, slots) in rows.chunks(LANES * columns).zip(turned.chunks_mut(slots)) {
+                self.turn_wide(rows, columns, slots);
+            }
+            for trees in trees.chunks(TREES_AT_ONCE) {
+                for (scores, both) in scores.chunks_mut(complete::ROWS).zip(turned.chunks(2 * slots)) {
+                    let mut sums = [0.0; complete::ROWS];
+                    sums[..scores.len()].copy_from_slice(scores);
+                    let (low, high) = both.split_at(slots);
+                    // SAFETY: there are such trees only where the processor can do it; trees and slots are this batch's.
+                    #[cfg(target_arch = "x86_64")]
+                    unsafe {
+                        complete::add(trees, [low, high], &mut sums);
+                    };
+                    scores.copy_from_slice(&sums[..scores.len()]);
+                }
+            }
+        }
+    }
+
+    /// As [`Batch::turn`], on a processor that walks shallow trees.
+    fn turn_wide(&self, rows: &[f32], columns: usize, slots: &mut Slots) {
+        #[cfg(target_arch = "x86_64")]
+        if rows.len() == LANES * columns && LANES * columns <= i32::MAX as usize {
+            // SAFETY: the processor can do it; rows are sixteen, and no column is beyond their width.
+            return unsafe { complete::turn(&self.columns, rows, columns, slots) };
+        }
+        self.turn(rows, columns, slots);
     }
 
     /// Row-major rows, at most sixteen, as slots.

@@ -164,6 +164,14 @@ macro_rules! with_features {
             fn avx2(system: &mut System, $($argument: $type),*) -> $result {
                 system.$inline($($argument),*)
             }
+            #[target_feature(enable = "avx512f")]
+            fn avx512(system: &mut System, $($argument: $type),*) -> $result {
+                system.$inline($($argument),*)
+            }
+            if is_x86_feature_detected!("avx512f") {
+                // SAFETY: the feature was just detected.
+                return unsafe { avx512($self, $($argument),*) };
+            }
             if is_x86_feature_detected!("avx2") {
                 // SAFETY: the feature was just detected.
                 return unsafe { avx2($self, $($argument),*) };

@@ -1,7 +1,7 @@
 //! Fresh items: what came to the catalogue lately and has had few chances to be met.
 
 use super::top::Top;
-use super::{Answer, Evidence, RANKS_MAX};
+use super::{Answer, Evidence, RANKS_MAX, ROWS_AHEAD};
 use crate::index::Hit;
 use crate::moment::Moment;
 use crate::types::{DAY_MS, Row, TimeMs};
@@ -40,6 +40,13 @@ impl Evidence for Fresh<'_> {
         // What is still to come is not fresh yet.
         let arrived = arrived.filter(|arrived| *arrived <= self.moment.query.now_ms);
         arrived.map_or(0.0, |arrived| self.of(row, arrived))
+    }
+
+    fn scores(&self, rows: &[Row], out: &mut [f32]) {
+        for (at, (score, &row)) in out.iter_mut().zip(rows).enumerate() {
+            rows.get(at + ROWS_AHEAD).into_iter().for_each(|&ahead| self.moment.world.prefetch(ahead));
+            *score = self.score(row);
+        }
     }
 
     /// Walks from the newest arrival back until nothing older can be among the best.

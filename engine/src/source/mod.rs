@@ -23,12 +23,16 @@ pub(crate) use content::vector as content_vector;
 pub(crate) use embedding::fold_in;
 pub(crate) use item_neighbours::VIEWS;
 pub(crate) use links::{COUNTED, Links, RATED, STRONGEST};
+pub(crate) use popular::Asked;
 
 /// Ranks are known down to here; further down an item has no rank.
 pub(crate) const RANKS_MAX: usize = 300;
 
 /// Lists of links that are fetched while those before them are added up.
 const LISTS_AHEAD: usize = 2;
+
+/// Rows of the world that are fetched while those before them are scored: enough to cover the way to memory.
+const ROWS_AHEAD: usize = 8;
 
 /// What a source is asked for.
 pub(crate) type Ask = for<'m> fn(&'m Moment<'m>) -> Option<Answer<'m>>;

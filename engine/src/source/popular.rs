@@ -1,10 +1,10 @@
 //! Popularity, decayed over time: what stands in where nothing is known of a user.
 
-use super::{Answer, Evidence, RANKS_MAX};
+use super::{Answer, Evidence, RANKS_MAX, ROWS_AHEAD};
 use crate::index::Hit;
 use crate::moment::Moment;
 use crate::types::Row;
-use crate::world::{Popularity, WEEK};
+use crate::world::{AllPopularities, Popularity, WEEK};
 
 /// On the request's surface, with a half-life of a week; a surface without events has all surfaces' popularity.
 pub(super) fn on_surface<'m>(moment: &'m Moment<'m>) -> Option<Answer<'m>> {
@@ -38,6 +38,27 @@ fn ask<'m>(moment: &'m Moment<'m>, by: Popularity) -> Option<Answer<'m>> {
     Some(Answer { ranked, evidence: Box::new(Popular { moment, by }) })
 }
 
+/// The rows that were asked for last: each source is asked for the same ones.
+#[derive(Debug, Default)]
+pub(crate) struct Asked {
+    rows: Vec<Row>,
+    of_rows: Vec<AllPopularities>,
+}
+
+impl Asked {
+    fn ask(&mut self, moment: &Moment<'_>, rows: &[Row]) {
+        let world = moment.world;
+        let popularity = world.all_popularities(world.surface(&moment.query.surface));
+        self.rows.clear();
+        self.rows.extend_from_slice(rows);
+        self.of_rows.clear();
+        self.of_rows.extend(rows.iter().enumerate().map(|(at, &row)| {
+            rows.get(at + ROWS_AHEAD).into_iter().for_each(|&ahead| world.prefetch_stats(ahead));
+            popularity(row)
+        }));
+    }
+}
+
 struct Popular<'m> {
     moment: &'m Moment<'m>,
     by: Popularity,
@@ -49,13 +70,16 @@ impl Evidence for Popular<'_> {
     }
 
     fn scores(&self, rows: &[Row], out: &mut [f32]) {
-        /// Enough to cover the way to memory.
-        const AHEAD: usize = 8;
-        let world = self.moment.world;
-        let popularity = world.popularities(self.by);
-        for (at, (score, &row)) in out.iter_mut().zip(rows).enumerate() {
-            rows.get(at + AHEAD).into_iter().for_each(|&ahead| world.prefetch_stats(ahead));
-            *score = popularity(row);
+        let mut asked = self.moment.popularities.borrow_mut();
+        if asked.rows != rows {
+            asked.ask(self.moment, rows);
+        }
+        for (score, all) in out.iter_mut().zip(&asked.of_rows) {
+            *score = match self.by {
+                Popularity::Surface(_) => all.on_surface,
+                Popularity::HalfLife(at) => all.by_half_life[at],
+                Popularity::Ever => all.ever,
+            };
         }
     }
 

@@ -4,7 +4,7 @@
 //! within the watermark cannot matter, and no clock (decay is taken as of the newest event). It must not know
 //! where the log is kept or how often snapshots are taken.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, OnceLock};
 
 use rustc_hash::FxHashMap;
@@ -47,6 +47,14 @@ pub enum Popularity {
     HalfLife(usize),
     /// On the surface of that number.
     Surface(u16),
+}
+
+/// One row's popularity by all that there is.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct AllPopularities {
+    pub(crate) on_surface: f32,
+    pub(crate) by_half_life: [f32; HALF_LIVES_DAYS.len()],
+    pub(crate) ever: f32,
 }
 
 /// The snapshot. Rows below the bundle's number of items are the bundle's; the rest came since.
@@ -243,7 +251,20 @@ impl World {
 
     /// Rows in order of [`World::arrived`], newest first, from `until_ms` (inclusive) back.
     pub fn arrivals(&self, until_ms: TimeMs) -> impl Iterator<Item = (TimeMs, Row)> + '_ {
-        self.state.arrivals.until(until_ms).filter(|&(time_ms, row)| self.arrived(row) == Some(time_ms))
+        /// Rows that are fetched before they are looked at.
+        const AHEAD: usize = 8;
+        let mut entries = self.state.arrivals.until(until_ms);
+        let mut fetched: VecDeque<(TimeMs, Row)> = VecDeque::with_capacity(AHEAD + 1);
+        let all = std::iter::from_fn(move || {
+            while fetched.len() <= AHEAD
+                && let Some(entry) = entries.next()
+            {
+                self.prefetch(entry.1);
+                fetched.push_back(entry);
+            }
+            fetched.pop_front()
+        });
+        all.filter(|&(time_ms, row)| self.arrived(row) == Some(time_ms))
     }
 
     /// Whether the user of that [`id_hash`] was erased since the bundle.
@@ -302,6 +323,28 @@ impl World {
     /// surface is not empty, those of all surfaces (half-life of a week) as a fraction of the best item's.
     pub fn popularity(&self, row: Row, by: Popularity) -> f32 {
         self.popularities(by)(row)
+    }
+
+    /// [`World::popularity`] of a row by all that there is: on that surface (of all, with a half-life of a week, without one),
+    /// by each half-life, ever.
+    pub(crate) fn all_popularities(&self, surface: Option<u16>) -> impl Fn(Row) -> AllPopularities + '_ {
+        let (day, unit) = (self.day(), if surface.is_some() { self.week_unit() } else { 1.0 });
+        move |row| {
+            let Some(stats) = self.stats(row) else { return AllPopularities::default() };
+            let trace = TRACE_OF_EVER * f64::from(stats.positives);
+            let days = stats.days.all_positives(day);
+            let there = |surface: u16| {
+                let there = stats.surfaces.iter().find(|(number, _)| *number == surface);
+                let there = there.map_or(0.0, |(_, days)| days.positives(WEEK, day));
+                (there + (days[WEEK] + trace) / unit) as f32
+            };
+            let by_half_life = days.map(|sum| (sum + trace) as f32);
+            AllPopularities {
+                on_surface: surface.map_or(by_half_life[WEEK], there),
+                by_half_life,
+                ever: stats.positives as f32,
+            }
+        }
     }
 
     /// As [`World::popularity`], for many rows.

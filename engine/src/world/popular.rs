@@ -165,6 +165,15 @@ mod tests {
                 }
             }
             let world = builder.snapshot();
+            for (surface, row) in [(Some(0), step as Row), (None, (step * 47) as Row)] {
+                let all = world.all_popularities(surface)(row);
+                assert_eq!(all.ever.to_bits(), world.popularity(row, Popularity::Ever).to_bits());
+                for (at, score) in all.by_half_life.into_iter().enumerate() {
+                    assert_eq!(score.to_bits(), world.popularity(row, Popularity::HalfLife(at)).to_bits());
+                }
+                let by = surface.map_or(Popularity::HalfLife(WEEK), Popularity::Surface);
+                assert_eq!(all.on_surface.to_bits(), world.popularity(row, by).to_bits());
+            }
             for by in by {
                 let unit = if matches!(by, Popularity::Surface(_)) { world.week_unit() } else { 1.0 };
                 let scan = List::scan(&world, by, unit);

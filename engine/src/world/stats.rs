@@ -130,6 +130,14 @@ impl DayCounts {
         })
     }
 
+    /// [`DayCounts::positives`] of all half-lives.
+    pub(super) fn all_positives(&self, day: i32) -> [f64; HALF_LIVES_DAYS.len()] {
+        self.last.map_or_else(Default::default, |last| {
+            let (before, factors) = (self.before().positives, factors(day.saturating_sub(last.day)));
+            std::array::from_fn(|at| (before[at] + f64::from(last.positives)) * factors[at])
+        })
+    }
+
     #[inline]
     fn before(&self) -> Decayed {
         if self.is_late { fold(&self.days) } else { self.before }

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 
 use super::{Bench, Meter, median, print, thread_cpu_ns};
 
-/// Microseconds of CPU, medians over users.
+/// Microseconds of CPU: each user's median of three, and of them the mean. Means add up, and a server's CPU over all requests
+/// can be divided by them; medians of skewed numbers can not.
 #[derive(Debug, Clone, Copy, Default, serde::Serialize)]
 pub struct Parts {
     /// `recommend`.
@@ -20,43 +21,52 @@ pub struct Parts {
     pub ratio: f64,
 }
 
+fn mean(numbers: &[f64]) -> f64 {
+    numbers.iter().sum::<f64>() / numbers.len().max(1) as f64
+}
+
 impl Bench {
-    /// Once over all users; each is asked whole and in parts in turn.
+    /// Three times over all users with each part by itself: one user after the other, as a server is asked, so that nobody
+    /// finds in a cache what was just read for the same user.
     ///
     /// # Errors
     /// The model fails, or there is none.
     pub fn parts(&mut self) -> Result<Parts> {
-        let (mut whole, mut retrieval, mut alone, mut model, mut ratio) = <[Vec<f64>; 5]>::default().into();
-        for person in 0..self.people.len() {
-            let rows = self.recorded(person).rows.context("no rows were recorded")?;
-            let (mut wholes, mut sources, mut alones, mut models) = <[Vec<f64>; 4]>::default().into();
-            for _ in 0..3 {
+        let people = 0..self.people.len();
+        let rows = people.clone().map(|person| self.recorded(person).rows.context("no rows were recorded"));
+        let rows = rows.collect::<Result<Vec<_>>>()?;
+        let mut meter = Meter::cpu();
+        let taken_us = |meter: &mut Meter| meter.take().iter().map(|(_, ns)| *ns as f64 / 1000.0).sum::<f64>();
+        let mut of_part: [Vec<Vec<f64>>; 4] = std::array::from_fn(|_| vec![Vec::new(); people.len()]);
+        let [whole, retrieval, alone, model] = &mut of_part;
+        for _ in 0..3 {
+            for (person, whole) in whole.iter_mut().enumerate() {
                 let began = thread_cpu_ns();
                 let slate = self.recommend(person);
-                wholes.push((thread_cpu_ns() - began) as f64 / 1000.0);
+                whole.push((thread_cpu_ns() - began) as f64 / 1000.0);
                 ensure!(slate.ranked, "the slate was not ranked: {:?}", slate.degraded);
-                let mut meter = Meter::cpu();
-                let taken_us = |meter: &mut Meter| meter.take().iter().map(|(_, ns)| *ns as f64 / 1000.0).sum::<f64>();
-                self.retrieval(person, &mut meter);
-                sources.push(taken_us(&mut meter));
-                self.rank(&rows, &mut meter)?;
-                models.push(taken_us(&mut meter));
-                self.sources(person, &mut meter);
-                alones.push(taken_us(&mut meter));
             }
-            let (a, b, c) = (median(wholes), median(sources), median(models));
-            whole.push(a);
-            retrieval.push(b);
-            alone.push(median(alones));
-            model.push(c);
-            ratio.push(a / (b + c));
+            for (person, retrieval) in retrieval.iter_mut().enumerate() {
+                self.retrieval(person, &mut meter);
+                retrieval.push(taken_us(&mut meter));
+            }
+            for (rows, model) in rows.iter().zip(&mut *model) {
+                self.rank(rows, &mut meter)?;
+                model.push(taken_us(&mut meter));
+            }
+            for (person, alone) in alone.iter_mut().enumerate() {
+                self.sources(person, &mut meter);
+                alone.push(taken_us(&mut meter));
+            }
         }
+        let [whole, retrieval, alone, model] = of_part.map(|users| users.into_iter().map(median).collect::<Vec<f64>>());
+        let ratio = people.map(|at| whole[at] / (retrieval[at] + model[at]));
         Ok(Parts {
-            whole_us: median(whole),
-            retrieval_us: median(retrieval),
-            alone_us: median(alone),
-            model_us: median(model),
             ratio: median(ratio),
+            whole_us: mean(&whole),
+            retrieval_us: mean(&retrieval),
+            alone_us: mean(&alone),
+            model_us: mean(&model),
         })
     }
 

@@ -26,7 +26,7 @@ pub struct Server {
     pub drain_notice_ms: u64,
     /// How long no call may have run until connections that stay open all the same are cut.
     pub drain_quiet_ms: u64,
-    /// Threads that compute slates; 0 is one for each core.
+    /// Threads that compute slates; 0 is one for each core. Where they are as many as cores, each stays on one.
     pub compute_threads: usize,
     /// Requests that may wait for one of these threads; more are refused.
     pub queue_max_requests: usize,

@@ -6,6 +6,7 @@ use super::cases::{forest, rows};
 use super::models::{Forest, MODES, Tree, attribute, noise};
 use super::{COLUMNS, Ranker, load};
 use crate::rank::graph::Plan;
+use crate::rank::walk::Other;
 use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::{AttributeProto, ModelProto};
 
@@ -13,12 +14,13 @@ fn all_walks_agree(model: &ModelProto, features: &[f32]) -> Result<(), TestCaseE
     let ranker = load(model);
     let Plan::Trees(trees) = &ranker.plan else { panic!("nothing but trees") };
     let rows = features.len() / COLUMNS;
-    let [mut fast, mut batch, mut single] = [0.0, 1.0, 2.0].map(|other| vec![other; rows]);
+    let mut fast = vec![f32::NAN; rows];
     trees.score(features, COLUMNS, &mut fast);
-    trees.score_portable(features, COLUMNS, &mut batch, false);
-    trees.score_portable(features, COLUMNS, &mut single, true);
-    prop_assert_eq!(bits(&fast), bits(&single));
-    prop_assert_eq!(bits(&batch), bits(&single));
+    for by in [Other::OneByOne, Other::Portable, Other::Sixteen] {
+        let mut other = vec![f32::NAN; rows];
+        trees.score_by(by, features, COLUMNS, &mut other);
+        prop_assert_eq!(bits(&other), bits(&fast), "{:?}", by);
+    }
     Ok(())
 }
 
