@@ -5,7 +5,7 @@
 //! An output is `bias`, then one fused multiply-add for each input, in their order: the same bits whatever the other
 //! rows are and whatever the processor. The matrix is kept in panels of 16 outputs, input by input, so that a panel
 //! stays in the first-level cache while all rows pass it; six rows at a time keep twelve sums in registers (the
-//! register blocking of Goto and van de Geijn, 2008).
+//! register blocking of Goto and van de Geijn, 2008), with AVX-512 twelve rows and two panels twenty-four.
 
 /// Outputs of a panel.
 const PANEL: usize = 16;
@@ -73,6 +73,11 @@ impl Layer {
         assert_eq!(rows.len() % self.inputs, 0, "the last row is incomplete");
         assert_eq!(out.len(), rows.len() / self.inputs * self.outputs, "one output for each row and column");
         #[cfg(target_arch = "x86_64")]
+        if std::is_x86_feature_detected!("avx512f") {
+            // SAFETY: the processor has AVX-512; the lengths were checked.
+            return unsafe { self.run_avx512(rows, out) };
+        }
+        #[cfg(target_arch = "x86_64")]
         if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
             // SAFETY: the processor has AVX2 and FMA; the lengths were checked.
             return unsafe { self.run_avx2(rows, out) };
@@ -100,6 +105,102 @@ impl Layer {
                 out[first..first + valid].copy_from_slice(&sums[..valid]);
             }
         }
+    }
+
+    /// # Safety
+    /// The processor has AVX-512; `rows` and `out` are whole rows, equally many.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn run_avx512(&self, rows: &[f32], out: &mut [f32]) {
+        for first in (0..self.outputs).step_by(2 * PANEL) {
+            // SAFETY: the caller's; a second panel is there when outputs are left for it.
+            unsafe {
+                if self.outputs - first > PANEL {
+                    self.panels_avx512::<2>(rows, out, first);
+                } else {
+                    self.panels_avx512::<1>(rows, out, first);
+                }
+            }
+        }
+    }
+
+    /// The `P` panels that begin at output `first`, for all rows.
+    ///
+    /// # Safety
+    /// As [`Layer::run_avx512`], and the panels are there.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn panels_avx512<const P: usize>(&self, rows: &[f32], out: &mut [f32], first: usize) {
+        let count = rows.len() / self.inputs;
+        let mut row = 0;
+        while row < count {
+            // SAFETY: the caller's; every block lies within `count` rows.
+            row += unsafe {
+                match count - row {
+                    12.. => self.block_avx512::<P, 12>(rows, out, row, first),
+                    8.. => self.block_avx512::<P, 8>(rows, out, row, first),
+                    4.. => self.block_avx512::<P, 4>(rows, out, row, first),
+                    2.. => self.block_avx512::<P, 2>(rows, out, row, first),
+                    _ => self.block_avx512::<P, 1>(rows, out, row, first),
+                }
+            };
+        }
+    }
+
+    /// The `P` panels that begin at output `first`, for `R` rows from `row` on. Gives `R`.
+    ///
+    /// # Safety
+    /// The processor has AVX-512; panels and rows are there.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn block_avx512<const P: usize, const R: usize>(
+        &self,
+        rows: &[f32],
+        out: &mut [f32],
+        row: usize,
+        first: usize,
+    ) -> usize {
+        use std::arch::x86_64::{
+            _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_max_ps, _mm512_set1_ps, _mm512_setzero_ps,
+        };
+        let inputs = self.inputs;
+        // SAFETY: `first` is the start of a panel, `bias` is filled up to whole panels, row + R rows are there; of the last
+        // panel only the outputs that exist are written.
+        unsafe {
+            let panels: [*const f32; P] =
+                std::array::from_fn(|panel| self.panels.as_ptr().add((first + panel * PANEL) * inputs));
+            let from = rows.as_ptr().add(row * inputs);
+            let bias = self.bias.as_ptr().add(first);
+            let mut sums = [[_mm512_setzero_ps(); P]; R];
+            for sums in &mut sums {
+                for (panel, sum) in sums.iter_mut().enumerate() {
+                    *sum = _mm512_loadu_ps(bias.add(panel * PANEL));
+                }
+            }
+            for input in 0..inputs {
+                let mut weights = [_mm512_setzero_ps(); P];
+                for (weights, panel) in weights.iter_mut().zip(panels) {
+                    *weights = _mm512_loadu_ps(panel.add(input * PANEL));
+                }
+                for (at, sums) in sums.iter_mut().enumerate() {
+                    let value = _mm512_set1_ps(*from.add(at * inputs + input));
+                    for (sum, weights) in sums.iter_mut().zip(weights) {
+                        *sum = _mm512_fmadd_ps(value, weights, *sum);
+                    }
+                }
+            }
+            for (at, sums) in sums.iter().enumerate() {
+                for (panel, &sum) in sums.iter().enumerate() {
+                    // Of a NaN and a number, `max` gives its second operand: NaN stays.
+                    let sum = if self.is_rectified { _mm512_max_ps(_mm512_setzero_ps(), sum) } else { sum };
+                    let output = first + panel * PANEL;
+                    let valid = (self.outputs - output).min(PANEL);
+                    let to = out.as_mut_ptr().add((row + at) * self.outputs + output);
+                    _mm512_mask_storeu_ps(to, u16::MAX >> (PANEL - valid), sum);
+                }
+            }
+        }
+        R
     }
 
     /// # Safety
@@ -220,6 +321,13 @@ mod tests {
             prop_assert_eq!(unsigned(&out), unsigned(&plain));
             layer.run_portable(&features, &mut out);
             prop_assert_eq!(unsigned(&out), unsigned(&plain));
+            #[cfg(target_arch = "x86_64")]
+            if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
+                out.fill(7.0);
+                // SAFETY: the processor has both; lengths are those of `run`.
+                unsafe { layer.run_avx2(&features, &mut out) };
+                prop_assert_eq!(unsigned(&out), unsigned(&plain));
+            }
         }
     }
 
