@@ -1,6 +1,7 @@
 //! Scratch: memory that a thread keeps from one request to the next, so that a request allocates little.
 //!
-//! What is left in it never changes a result. Its size is bounded by the number of rows: four bytes each for a set.
+//! What is left in it never changes a result. Its size is bounded by the number of rows, or of genres and people: four bytes
+//! each for a set.
 
 use std::cell::{Cell, RefCell};
 use std::hint::select_unpredictable;

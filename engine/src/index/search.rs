@@ -245,34 +245,27 @@ impl Index {
     fn estimate_walk(&self, graph: &FrozenGraph, ef: usize, accept: &impl Fn(u32) -> bool, scratch: &mut Scratch) {
         #[cfg(target_arch = "x86_64")]
         {
-            #[target_feature(enable = "avx2")]
-            fn avx2(
-                index: &Index,
-                graph: &FrozenGraph,
-                ef: usize,
-                accept: &impl Fn(u32) -> bool,
-                scratch: &mut Scratch,
-            ) {
-                index.estimate_walk_inline(graph, ef, accept, scratch);
+            /// The walk with these features, if the processor has them.
+            macro_rules! with {
+                ($features:tt) => {{
+                    #[target_feature(enable = $features)]
+                    fn walk(
+                        index: &Index,
+                        graph: &FrozenGraph,
+                        ef: usize,
+                        accept: &impl Fn(u32) -> bool,
+                        scratch: &mut Scratch,
+                    ) {
+                        index.estimate_walk_inline(graph, ef, accept, scratch);
+                    }
+                    if is_x86_feature_detected!($features) {
+                        // SAFETY: the features were just detected.
+                        return unsafe { walk(self, graph, ef, accept, scratch) };
+                    }
+                }};
             }
-            #[target_feature(enable = "avx512bw")]
-            fn avx512(
-                index: &Index,
-                graph: &FrozenGraph,
-                ef: usize,
-                accept: &impl Fn(u32) -> bool,
-                scratch: &mut Scratch,
-            ) {
-                index.estimate_walk_inline(graph, ef, accept, scratch);
-            }
-            if is_x86_feature_detected!("avx512bw") {
-                // SAFETY: the feature was just detected.
-                return unsafe { avx512(self, graph, ef, accept, scratch) };
-            }
-            if is_x86_feature_detected!("avx2") {
-                // SAFETY: the feature was just detected.
-                return unsafe { avx2(self, graph, ef, accept, scratch) };
-            }
+            with!("avx512bw");
+            with!("avx2");
         }
         self.estimate_walk_inline(graph, ef, accept, scratch);
     }
