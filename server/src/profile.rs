@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use lru::LruCache;
 use marquee_engine::event::EventPolicy;
-use marquee_engine::profile::{ProfileLimits, build};
+use marquee_engine::profile::{ProfileLimits, build, extended};
 use marquee_engine::types::{Profile, Seq, id_hash};
 
 use crate::breaker::Breaker;
@@ -34,6 +34,8 @@ pub use held::Held;
 use recent::Recent;
 pub use seek::Sought;
 
+/// With more entries since a profile was read, it is read anew.
+const LATER_MAX_ENTRIES: usize = 256;
 /// Locks are taken for a lookup only; this many keep threads out of each other's way.
 const SHARDS: usize = 16;
 
@@ -77,6 +79,15 @@ pub enum Standing {
     Stale,
     /// The store does not answer, and there is nothing else: the profile is empty.
     Missing,
+}
+
+/// What the store gave.
+struct Read {
+    /// The user, or the one that the visitor was merged into.
+    owner: UserKey,
+    profile: Arc<Profile>,
+    /// See [`Held::entries`].
+    entries: Option<usize>,
 }
 
 /// What this process has of someone.
@@ -133,10 +144,9 @@ impl Profiles {
         if let Some(profile) = near.profile.as_ref().and_then(|held| held.profile()) {
             return Ok(profile);
         }
-        let (owner, profile) = self.as_of(&near.owner, None).await?;
-        let profile = Arc::new(profile);
-        self.hold(&near, &owner, profile.clone());
-        Ok(profile)
+        let read = self.read(&near.owner, near.outdated.as_deref()).await?;
+        self.hold(&near, &read);
+        Ok(read.profile)
     }
 
     /// The same, if this process has it. Never waits.
@@ -146,7 +156,7 @@ impl Profiles {
 
     /// The profile as the log stood at `up_to`; not cached. For replays.
     pub async fn at(&self, key: &UserKey, up_to: Seq) -> Result<Profile> {
-        self.as_of(key, Some(up_to)).await.map(|(_, profile)| profile)
+        self.as_of(key, Some(up_to)).await.map(|read| Arc::unwrap_or_clone(read.profile))
     }
 
     /// From this log position on, [`Profiles::observe`] will be told of every entry.
@@ -293,21 +303,54 @@ impl Profiles {
     }
 
     /// Keeps what the store gave for `near`, if nothing was written meanwhile.
-    fn hold(&self, near: &Near, owner: &UserKey, profile: Arc<Profile>) -> Arc<Held> {
-        let held = Arc::new(Held::from(profile));
-        let is_own = *owner == near.owner;
-        let kept = if is_own { Kept::Profile(held.clone()) } else { Kept::MergedInto(owner.clone()) };
+    fn hold(&self, near: &Near, read: &Read) -> Arc<Held> {
+        let held = Arc::new(Held::of_entries(read.profile.clone(), read.entries));
+        let is_own = read.owner == near.owner;
+        let kept = if is_own { Kept::Profile(held.clone()) } else { Kept::MergedInto(read.owner.clone()) };
         self.keep(&near.owner, kept, near.generation);
         held
     }
 
-    async fn as_of(&self, key: &UserKey, up_to: Option<Seq>) -> Result<(UserKey, Profile)> {
-        let read_max = self.limits.profile_events_max + self.limits.profile_seen_max;
-        let history = self.store.history(key, up_to, &self.skip, read_max).await?;
-        let owner = history.user.unwrap_or_else(|| key.clone());
+    /// From the store: what came since `older`, where that is enough, so that an event costs the next reader the same however
+    /// much the user did before.
+    async fn read(&self, key: &UserKey, older: Option<&Held>) -> Result<Read> {
+        if let Some(older) = older
+            && let Some(read) = self.extended(key, older).await?
+        {
+            return Ok(read);
+        }
+        self.as_of(key, None).await
+    }
+
+    /// `older` with what came since; `None` when that cannot be told from it.
+    async fn extended(&self, key: &UserKey, older: &Held) -> Result<Option<Read>> {
+        let Some((profile, before)) = older.profile().zip(older.entries()) else { return Ok(None) };
+        if profile.user.as_deref() != Some(key.as_str()) {
+            return Ok(None);
+        }
+        let later = self.store.history_after(key, profile.version, &self.skip, LATER_MAX_ENTRIES).await?;
+        let Some(history) = later.filter(|later| before + later.events.len() < self.read_max()) else {
+            return Ok(None);
+        };
+        let entries = before + history.events.len();
         let events = history.events.iter().filter_map(|stored| profile_event(stored, &self.policy));
-        let profile = build(Some(owner.as_arc()), history.version, events, &self.limits);
-        Ok((owner, profile))
+        let extended = extended(&profile, history.version, events, &self.limits);
+        let read = |profile| Read { owner: key.clone(), profile: Arc::new(profile), entries: Some(entries) };
+        Ok(extended.map(read))
+    }
+
+    async fn as_of(&self, key: &UserKey, up_to: Option<Seq>) -> Result<Read> {
+        let history = self.store.history(key, up_to, &self.skip, self.read_max()).await?;
+        let owner = history.user.unwrap_or_else(|| key.clone());
+        let entries = Some(history.events.len()).filter(|entries| *entries < self.read_max());
+        let events = history.events.iter().filter_map(|stored| profile_event(stored, &self.policy));
+        let profile = Arc::new(build(Some(owner.as_arc()), history.version, events, &self.limits));
+        Ok(Read { owner, profile, entries })
+    }
+
+    /// Entries that a profile is made of, at most.
+    fn read_max(&self) -> usize {
+        self.limits.profile_events_max + self.limits.profile_seen_max
     }
 
     fn shard(&self, key: &UserKey) -> MutexGuard<'_, Shard> {

@@ -1,8 +1,10 @@
 //! The most popular rows, kept up to date from one snapshot to the next.
 //!
 //! A list is what a full scan would give, bit for bit, but most of the time it is made from the list of the snapshot
-//! before and the rows that changed since: on one day the popularity of a row that nothing happened to never rises.
+//! before and the rows that changed since: on one day the popularity of a row that nothing happened to never rises, and
+//! most of the time it is the same.
 
+use std::cmp::Ordering;
 use std::sync::{Arc, OnceLock};
 
 use super::{Popularity, WEEK, World};
@@ -10,8 +12,8 @@ use crate::types::Row;
 
 /// Length of the list that is given out.
 const POPULAR_MAX_ITEMS: usize = 4_096;
-/// Kept beyond that, so that rows may leave the list without a new scan.
-const SLACK_ITEMS: usize = 1_024;
+/// So many more are kept, so that rows may leave the list without a new scan.
+const KEPT_MAX_ITEMS: usize = POPULAR_MAX_ITEMS + 1_024;
 /// With more changed rows than one in so many of the catalogue, a scan is no slower.
 const CHANGED_SHARE: usize = 8;
 
@@ -80,15 +82,13 @@ impl List {
 
     /// From rows with their scores; no other row scores above `bound`.
     fn of(scored: impl Iterator<Item = (Row, f32)>, bound: f32, (day, unit): (i32, f64)) -> List {
-        let keep = POPULAR_MAX_ITEMS + SLACK_ITEMS;
-        let by_score = |a: &(Row, f32), b: &(Row, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
         // A row that scores as the bound does may stand behind one that is not here.
         let mut best: Vec<(Row, f32)> = scored.filter(|&(_, score)| score > bound).collect();
         let mut bound = bound;
-        if best.len() > keep {
-            let (_, first_left_out, _) = best.select_nth_unstable_by(keep, by_score);
+        if best.len() > KEPT_MAX_ITEMS {
+            let (_, first_left_out, _) = best.select_nth_unstable_by(KEPT_MAX_ITEMS, by_score);
             bound = first_left_out.1;
-            best.truncate(keep);
+            best.truncate(KEPT_MAX_ITEMS);
         }
         best.sort_unstable_by(by_score);
         List { best, bound, day, unit }
@@ -100,12 +100,40 @@ impl List {
         if self.day != world.day() || unit < self.unit || changed.len() > world.rows() / CHANGED_SHARE {
             return None;
         }
-        let kept = self.best.iter().map(|&(row, _)| row).filter(|row| changed.binary_search(row).is_err());
-        let rows = kept.chain(changed.iter().copied().filter(|&row| world.exists(row)));
         let popularity = world.popularities(by);
-        let list = List::of(rows.map(|row| (row, popularity(row))), self.bound, (world.day(), unit));
+        let scored = |row: Row| (row, popularity(row));
+        let changed_now = changed.iter().copied().filter(|&row| world.exists(row)).map(scored);
+        let kept = self.best.iter().copied().filter(|(row, _)| changed.binary_search(row).is_err());
+        let list = if unit == self.unit {
+            self.merged(kept, changed_now)
+        } else {
+            List::of(kept.map(|(row, _)| scored(row)).chain(changed_now), self.bound, (self.day, unit))
+        };
         (list.bound == 0.0 || list.best.len() >= POPULAR_MAX_ITEMS).then_some(list)
     }
+
+    /// What [`List::of`] makes of both, where rows that are kept score as they did, and are in order.
+    fn merged(&self, kept: impl Iterator<Item = (Row, f32)>, changed: impl Iterator<Item = (Row, f32)>) -> List {
+        let mut changed: Vec<(Row, f32)> = changed.filter(|&(_, score)| score > self.bound).collect();
+        changed.sort_unstable_by(by_score);
+        let mut changed = changed.into_iter().peekable();
+        let mut best = Vec::with_capacity(self.best.len() + changed.len());
+        for row in kept {
+            while let Some(better) = changed.next_if(|other| by_score(other, &row).is_lt()) {
+                best.push(better);
+            }
+            best.push(row);
+        }
+        best.extend(changed);
+        let bound = best.get(KEPT_MAX_ITEMS).map_or(self.bound, |&(_, score)| score);
+        best.truncate(KEPT_MAX_ITEMS);
+        List { best, bound, ..*self }
+    }
+}
+
+/// The best first, ties by row.
+fn by_score(a: &(Row, f32), b: &(Row, f32)) -> Ordering {
+    b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
 }
 
 impl World {

@@ -16,6 +16,8 @@ pub struct Held {
     version: Seq,
     profile: OnceLock<Option<Arc<Profile>>>,
     packed: Option<Packed>,
+    /// How many entries of the store it was made of, where those are all of that user's and it is not from Redis.
+    entries: Option<usize>,
 }
 
 /// A value of Redis, and by what it is read.
@@ -45,13 +47,23 @@ impl Held {
 
     /// Of that version, as its head says.
     pub(super) fn packed(version: Seq, packed: Packed) -> Held {
-        Held { version, profile: OnceLock::new(), packed: Some(packed) }
+        Held { version, profile: OnceLock::new(), packed: Some(packed), entries: None }
+    }
+
+    /// Of so many entries of the store: all of that user's, where it says so.
+    pub(super) fn of_entries(profile: Arc<Profile>, entries: Option<usize>) -> Held {
+        Held { entries, ..Held::from(profile) }
+    }
+
+    /// How many entries of the store it was made of; `None` where there may be others.
+    pub(super) fn entries(&self) -> Option<usize> {
+        self.entries
     }
 }
 
 impl From<Arc<Profile>> for Held {
     fn from(profile: Arc<Profile>) -> Held {
-        Held { version: profile.version, profile: OnceLock::from(Some(profile)), packed: None }
+        Held { version: profile.version, profile: OnceLock::from(Some(profile)), packed: None, entries: None }
     }
 }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use marquee_engine::types::{Profile, Seq};
 
 use super::held::Packed;
-use super::{Held, Kept, Near, Profiles, Standing, value};
+use super::{Held, Kept, Near, Profiles, Read, Standing, value};
 use crate::cache::{self, Question, Wanted};
 use crate::error::Error;
 use crate::store::UserKey;
@@ -103,7 +103,7 @@ impl Profiles {
             }
             break;
         }
-        if let Some((profile, unsaved)) = self.read_in_time(&near, deadline).await {
+        if let Some((profile, unsaved)) = self.read_in_time(&near, outdated.as_deref(), deadline).await {
             return Sought { unsaved, ..brought.with(profile, Standing::Fresh) };
         }
         let standing = if outdated.is_some() { Standing::Stale } else { Standing::Missing };
@@ -161,7 +161,12 @@ impl Profiles {
     }
 
     /// From the store; `None` when it fails or takes too long, and at once while it is left alone.
-    async fn read_in_time(&self, near: &Near, deadline: Option<Instant>) -> Option<(Arc<Held>, Vec<(UserKey, Bytes)>)> {
+    async fn read_in_time(
+        &self,
+        near: &Near,
+        older: Option<&Held>,
+        deadline: Option<Instant>,
+    ) -> Option<(Arc<Held>, Vec<(UserKey, Bytes)>)> {
         let now = Instant::now();
         if !self.breaker.allows(now) {
             return None;
@@ -169,14 +174,13 @@ impl Profiles {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(now) / 2);
         let patience = left.map_or(self.read_wait, |left| left.min(self.read_wait));
         let as_of = self.recent.tail();
-        let read = tokio::time::timeout(patience, self.as_of(&near.owner, None)).await;
+        let read = tokio::time::timeout(patience, self.read(&near.owner, older)).await;
         let error = match read {
-            Ok(Ok((owner, profile))) => {
+            Ok(Ok(read)) => {
                 self.breaker.succeeded();
                 self.metrics.store_reads_up.set(1);
-                let profile = Arc::new(profile);
-                let held = self.hold(near, &owner, profile.clone());
-                return Some((held, self.unsaved(near, owner, profile, as_of)));
+                let held = self.hold(near, &read);
+                return Some((held, self.unsaved(near, read, as_of)));
             }
             Ok(Err(error)) => error,
             // A caller in a hurry says nothing about the store.
@@ -193,12 +197,13 @@ impl Profiles {
     }
 
     /// What belongs into Redis after the store was read.
-    fn unsaved(&self, near: &Near, owner: UserKey, profile: Arc<Profile>, as_of: Seq) -> Vec<(UserKey, Bytes)> {
+    fn unsaved(&self, near: &Near, read: Read, as_of: Seq) -> Vec<(UserKey, Bytes)> {
         // A log that was set back meanwhile has no such position.
         if !self.cache.as_ref().is_some_and(|cache| cache.is_shared()) || self.recent.tail() < as_of {
             return Vec::new();
         }
         let bytes = |kept| Bytes::from(value::write(&kept, as_of, self.rules));
+        let Read { owner, profile, .. } = read;
         let mut unsaved = Vec::with_capacity(1);
         if owner != near.owner {
             unsaved.push((near.owner.clone(), bytes(value::Kept::MergedInto(owner.clone()))));

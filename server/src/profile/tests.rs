@@ -55,6 +55,63 @@ async fn a_merged_visitor_has_the_users_profile() {
 }
 
 #[tokio::test]
+async fn a_profile_that_goes_on_is_the_one_that_is_read_anew() {
+    let ground = ground(100).await;
+    let (ann, bob, visitor) = (UserKey::user("ann"), UserKey::user("bob"), UserKey::anonymous("x"));
+    let mut extended = 0;
+    for n in 0..40_i64 {
+        let near = ground.profiles.look(&ann);
+        if let Some(older) = &near.outdated {
+            extended += usize::from(ground.profiles.extended(&ann, older).await.unwrap().is_some());
+        }
+        let profile = ground.profiles.get(&ann).await.unwrap();
+        let anew = ground.profiles.as_of(&ann, None).await.unwrap().profile;
+        // NaN is no equal of itself.
+        assert_eq!(format!("{profile:?}"), format!("{anew:?}"), "after {n}");
+        // Now and then late, at a moment that had one, of a merged visitor, or beside an erasure.
+        let time_ms = if n % 8 == 3 { n / 2 } else { 2 * n };
+        let seq = match n % 10 {
+            5 => {
+                ground.like(&format!("v{n}"), &visitor, "of a visitor").await;
+                ground.store.merge_users(&visitor, &ann, n).await.unwrap().1
+            }
+            7 => ground.store.forget(&bob, n).await.unwrap().seq,
+            _ => {
+                let event = Event::new(&format!("e{n}"), ann.clone(), EventKind::Like, Some("i"), time_ms);
+                ground.store.append_events(vec![event], n).await.unwrap();
+                ground.store.log_end().await.unwrap()
+            }
+        };
+        ground.profiles.invalidate([&ann, &visitor], seq);
+    }
+    assert!((15..39).contains(&extended), "{extended}");
+}
+
+#[tokio::test]
+async fn a_history_that_may_hold_more_is_read_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = Config::default();
+    config.store.url = format!("sqlite://{}/store.db", folder.path().display()).into();
+    (config.limits.profile_events_max, config.limits.profile_seen_max) = (4, 6);
+    let metrics = Arc::new(Metrics::new());
+    let store = crate::store::open(&config, Arc::clone(&metrics)).await.unwrap();
+    let profiles = Profiles::new(&config, Arc::clone(&store), metrics);
+    let ann = UserKey::user("ann");
+    for n in 0..20_i64 {
+        let item = format!("i{}", n % 13);
+        let event = Event::new(&n.to_string(), ann.clone(), EventKind::Like, Some(&item), n);
+        store.append_events(vec![event], n).await.unwrap();
+        profiles.invalidate([&ann], n as Seq + 1);
+        let near = profiles.look(&ann);
+        let is_whole = near.outdated.as_ref().is_some_and(|older| older.entries().is_some());
+        assert_eq!(is_whole, (1..10).contains(&n), "at {n}");
+        let profile = profiles.get(&ann).await.unwrap();
+        let anew = profiles.as_of(&ann, None).await.unwrap().profile;
+        assert_eq!(format!("{profile:?}"), format!("{anew:?}"), "at {n}");
+    }
+}
+
+#[tokio::test]
 async fn another_process_is_seen_through_the_log() {
     let ground = ground(100).await;
     let ann = UserKey::user("ann");

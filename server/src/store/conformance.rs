@@ -31,6 +31,7 @@ macro_rules! suite {
             what_was_received_before_an_erasure_does_not_come_back
             histories_are_ordered_by_time_then_id
             a_history_is_bounded_and_skips_kinds
+            a_history_goes_on_after_its_version
             lists_page_newest_first_without_gaps
             a_merge_moves_events_and_later_ones_too
             the_past_is_readable_after_a_merge
@@ -206,6 +207,35 @@ pub(crate) async fn a_history_is_bounded_and_skips_kinds(store: &dyn Store) {
     assert_eq!(ids(&read.events), ["l4", "l5"]);
     assert_eq!(read.version, 13, "the version counts entries that are not read");
     assert_eq!(store.history(&ann, Some(13), &["impression".to_owned()], 2).await.unwrap(), read);
+}
+
+pub(crate) async fn a_history_goes_on_after_its_version(store: &dyn Store) {
+    let (visitor, ann, bob) = (UserKey::anonymous("x"), UserKey::user("ann"), UserKey::user("bob"));
+    let after = async |key: &UserKey, seq: Seq, limit: usize| {
+        store.history_after(key, seq, &["impression".to_owned()], limit).await.unwrap()
+    };
+    for n in 0..3 {
+        append_one(store, like(&format!("e{n}"), &ann, "i", 10 * n)).await;
+    }
+    let nothing = after(&ann, 3, 5).await.unwrap();
+    assert_eq!((nothing.user, nothing.version, nothing.events.len()), (Some(ann.clone()), 3, 0));
+    append_one(store, like("e4", &ann, "i", 5)).await;
+    append_one(store, like("bob's", &bob, "i", 5)).await;
+    append_one(store, like("e3", &ann, "j", 5)).await;
+    append_one(store, Event::new("search", ann.clone(), EventKind::Search, None, 6)).await;
+    append_one(store, Event::new("seen", ann.clone(), EventKind::Impression, Some("i"), 7)).await;
+    let later = after(&ann, 3, 5).await.unwrap();
+    assert_eq!((ids(&later.events), later.version), (vec!["e3", "e4"], 8), "by time, then id");
+    assert_eq!(after(&ann, 3, 4).await, None, "as many entries as were asked for: there may be more");
+    assert_eq!(ids(&after(&visitor, 0, 5).await.unwrap().events), [""; 0]);
+    store.merge_users(&visitor, &ann, 9).await.unwrap();
+    assert_eq!((after(&ann, 8, 5).await, after(&visitor, 8, 5).await), (None, None), "what was before may be more now");
+    append_one(store, like("e9", &visitor, "i", 9)).await;
+    assert_eq!(ids(&after(&ann, 9, 5).await.unwrap().events), ["e9"]);
+    assert_eq!(after(&visitor, 9, 5).await, None, "it stands for a user");
+    store.forget(&bob, 11).await.unwrap();
+    assert_eq!(after(&ann, 10, 5).await, None, "whose events went with it is not looked for");
+    assert_eq!(after(&ann, 11, 5).await.unwrap().version, 11);
 }
 
 pub(crate) async fn lists_page_newest_first_without_gaps(store: &dyn Store) {

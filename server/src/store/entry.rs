@@ -265,6 +265,22 @@ pub struct History {
     pub events: Vec<StoredEvent>,
 }
 
+impl History {
+    /// What came after `after`, from the entries of `user` since then, in order of (time, event id). `None` when one of them
+    /// is no event: a merge changes what was there before.
+    pub(super) fn of_later(user: &UserKey, after: Seq, rows: Vec<LogRow>, skip: &[String]) -> Option<History> {
+        let mut history = History { user: Some(user.clone()), version: after, events: Vec::new() };
+        for LogRow { seq, received_ms, entry } in rows {
+            let StoredEntry::Event(event) = entry else { return None };
+            history.version = history.version.max(seq);
+            if event.item.is_some() && !skip.iter().any(|kind| kind == event.kind.name()) {
+                history.events.push(StoredEvent { seq, received_ms, event });
+            }
+        }
+        Some(history)
+    }
+}
+
 /// Where a list of events goes on: after this one, newest first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventCursor {

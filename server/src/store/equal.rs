@@ -125,7 +125,15 @@ async fn ask(store: &dyn Store) -> String {
         text += &format!("{:?}\n{:?}\n", store.resolve(&key).await, store.get_user(&key).await);
         text += &format!("{:?}\n", store.history(&key, None, &["like".to_owned()], 3).await);
         for up_to in [0, end / 2, end] {
-            text += &format!("{:?}\n", store.history(&key, Some(up_to), &[], 50).await);
+            let then = store.history(&key, Some(up_to), &[], 50).await.unwrap();
+            let later = store.history_after(&key, then.version, &[], 50).await.unwrap();
+            text += &format!("{then:?}\n{later:?}\n");
+            if let Some(later) = later {
+                let now = store.history(&key, None, &[], 50).await.unwrap();
+                let mut events = [then.events, later.events].concat();
+                events.sort_by_key(|stored| (stored.event.time_ms, stored.event.id.clone(), stored.seq));
+                assert_eq!((now.version, now.events), (later.version, events), "{key:?} after {}", then.version);
+            }
         }
         let page = store.list_events(&key, None, 3).await.unwrap();
         let after = page.last().map(|last| EventCursor {

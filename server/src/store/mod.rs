@@ -77,6 +77,10 @@ pub trait Store: Send + Sync {
     /// Merges after `up_to` are not applied. `skip` names kinds to leave out.
     async fn history(&self, key: &UserKey, up_to: Option<Seq>, skip: &[String], limit: usize) -> Result<History>;
 
+    /// What [`Store::history`] has now and had not when its version was `after`: events of later entries, and the version.
+    /// `None` when that may not be all, or when it is `limit` entries or more: somebody was erased, or this key was merged.
+    async fn history_after(&self, key: &UserKey, after: Seq, skip: &[String], limit: usize) -> Result<Option<History>>;
+
     /// Whom this key stands for: itself, or the user it was merged into.
     async fn resolve(&self, key: &UserKey) -> Result<UserKey>;
 

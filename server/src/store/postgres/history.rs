@@ -6,7 +6,7 @@ use marquee_engine::types::Seq;
 use sqlx::PgConnection;
 
 use super::fields::{Fields, key as bytes};
-use super::log::{COLUMNS, read_event};
+use super::log::{COLUMNS, read_event, read_row};
 use super::session::failed;
 use crate::error::Result;
 use crate::store::columns::EVENT;
@@ -19,6 +19,8 @@ const WHO: &str = "who AS (SELECT coalesce((SELECT user_key FROM aliases WHERE a
 /// Where [`COLUMNS`] end and the user and the version begin.
 const WHO_COLUMN: usize = 17;
 const VERSION_COLUMN: usize = 18;
+/// What stands behind [`COLUMNS`] in [`later`].
+const CHANGED_COLUMN: usize = 17;
 
 /// The newest entry of that user. With `+ 0` the position's own index is of no use: it would be walked to the first row
 /// of that user.
@@ -76,6 +78,45 @@ pub(super) async fn as_of(
         }
     }
     Ok(history)
+}
+
+pub(super) static LATER: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "SELECT e.*, v.changed FROM (SELECT EXISTS (SELECT 1 FROM tombstones WHERE seq > $2) \
+         OR EXISTS (SELECT 1 FROM aliases WHERE anonymous_key = $1)) AS v (changed) \
+         LEFT JOIN (SELECT {COLUMNS} FROM log WHERE user_key = $1 AND seq > $2 LIMIT $3) AS e ON TRUE \
+         ORDER BY e.time_ms, e.event_id, e.seq"
+    )
+});
+
+/// See [`crate::store::Store::history_after`].
+pub(super) async fn later(
+    sql: &mut PgConnection,
+    key: &UserKey,
+    after: Seq,
+    skip: &[String],
+    limit: usize,
+) -> Result<Option<History>> {
+    let doing = "reading the end of a history";
+    let rows = sqlx::query(LATER.as_str())
+        .bind(bytes(key))
+        .bind(after as i64)
+        .bind(limit as i64)
+        .fetch_all(sql)
+        .await
+        .map_err(failed(doing))?;
+    let mut later = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let fields = Fields { row, doing };
+        if fields.get(CHANGED_COLUMN)? {
+            return Ok(None);
+        }
+        // A user without later entries is one row of nulls.
+        if fields.get::<Option<i64>>(0)?.is_some() {
+            later.push(read_row(row)?);
+        }
+    }
+    Ok((later.len() < limit).then(|| History::of_later(key, after, later, skip)).flatten())
 }
 
 pub(super) static LIST: LazyLock<String> = LazyLock::new(|| {

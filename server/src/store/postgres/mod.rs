@@ -142,6 +142,10 @@ impl Store for Postgres {
         read!(self, |view| history::as_of(&mut view, key, up_to, skip, limit))
     }
 
+    async fn history_after(&self, key: &UserKey, after: Seq, skip: &[String], limit: usize) -> Result<Option<History>> {
+        read!(self, |view| history::later(&mut view, key, after, skip, limit))
+    }
+
     async fn resolve(&self, key: &UserKey) -> Result<UserKey> {
         if !key.is_anonymous() {
             return Ok(key.clone());

@@ -6,10 +6,13 @@ use marquee_engine::types::Seq;
 use sqlx::{Row, SqliteConnection};
 
 use super::failed;
-use super::log::{COLUMNS, read_event};
+use super::log::{COLUMNS, read_event, read_row};
 use crate::error::Result;
 use crate::store::columns::{EVENT, corrupt};
 use crate::store::{EventCursor, History, StoredEvent, UserKey};
+
+/// What stands behind [`COLUMNS`] in [`later`].
+const CHANGED_COLUMN: usize = 17;
 
 /// The user this visitor was merged into as of `up_to`, and the merge's position.
 pub(super) async fn alias(
@@ -119,6 +122,43 @@ async fn then(
         .await
         .map_err(failed("reading a past history's version"))?;
     Ok((rows, version as Seq))
+}
+
+/// See [`crate::store::Store::history_after`]. One statement, and so one view.
+pub(super) async fn later(
+    connection: &mut SqliteConnection,
+    key: &UserKey,
+    after: Seq,
+    skip: &[String],
+    limit: usize,
+) -> Result<Option<History>> {
+    static SQL: LazyLock<String> = LazyLock::new(|| {
+        format!(
+            "SELECT e.*, v.changed FROM (SELECT EXISTS (SELECT 1 FROM tombstones WHERE seq > ?2) \
+             OR EXISTS (SELECT 1 FROM aliases WHERE anonymous_key = ?1) AS changed) AS v \
+             LEFT JOIN (SELECT {COLUMNS} FROM log WHERE user_key = ?1 AND +seq > ?2 LIMIT ?3) AS e \
+             ORDER BY e.time_ms, e.event_id, e.seq"
+        )
+    });
+    let doing = failed("reading the end of a history");
+    let rows = sqlx::query(SQL.as_str())
+        .bind(key.as_str().to_owned())
+        .bind(after as i64)
+        .bind(limit as i64)
+        .fetch_all(connection)
+        .await
+        .map_err(&doing)?;
+    let mut later = Vec::with_capacity(rows.len());
+    for row in &rows {
+        if row.try_get(CHANGED_COLUMN).map_err(&doing)? {
+            return Ok(None);
+        }
+        // A user without later entries is one row of nulls.
+        if row.try_get::<Option<i64>, _>(0).map_err(&doing)?.is_some() {
+            later.push(read_row(row)?);
+        }
+    }
+    Ok((later.len() < limit).then(|| History::of_later(key, after, later, skip)).flatten())
 }
 
 /// See [`crate::store::Store::list_events`].

@@ -183,6 +183,11 @@ impl Store for Sqlite {
         history::as_of(&mut *self.view().await?, key, up_to, skip, limit).await
     }
 
+    async fn history_after(&self, key: &UserKey, after: Seq, skip: &[String], limit: usize) -> Result<Option<History>> {
+        let mut reader = self.readers.acquire().await.map_err(failed("reading the store"))?;
+        history::later(&mut reader, key, after, skip, limit).await
+    }
+
     async fn resolve(&self, key: &UserKey) -> Result<UserKey> {
         if !key.is_anonymous() {
             return Ok(key.clone());

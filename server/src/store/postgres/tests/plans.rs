@@ -46,14 +46,17 @@ async fn what_runs_often_walks_an_index() {
         query.bind(user.clone()).bind(i64::MAX).bind(9_i64).bind(b"e".to_vec()).bind(9_i64).bind(20_i64)
     })
     .await;
+    let later = plan(&mut sql, &history::LATER, |query| query.bind(user.clone()).bind(9_000_i64).bind(20_i64)).await;
     let after = plan(&mut sql, &log::AFTER, |query| query.bind(19_000_i64).bind(100_i64)).await;
-    for (name, plan) in [("history", &now), ("past history", &then), ("list", &list), ("log_after", &after)] {
+    let plans =
+        [("history", &now), ("past history", &then), ("later history", &later), ("list", &list), ("log_after", &after)];
+    for (name, plan) in plans {
         // Partitions that hold nothing may be scanned whole.
         for table in ["log_2025_12", "log_2026_01"] {
             assert!(!plan.contains(&format!("Seq Scan on {table}")), "{name}:\n{plan}");
         }
     }
-    for (name, plan) in [("history", &now), ("list", &list)] {
+    for (name, plan) in [("history", &now), ("later history", &later), ("list", &list)] {
         assert!(plan.contains("user_key_time_ms_event_id_seq_idx"), "{name}:\n{plan}");
     }
     assert!(then.contains("moved_from_idx"), "{then}");
