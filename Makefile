@@ -80,6 +80,10 @@ bench-whole: models/.venv/stamp ## A whole ranked request beside the sum of its 
 bench-server: models/.venv/stamp ## A server's CPU for a ranked request beside the engine's and the parts'
 	@bash loadtest/bench.sh "$(or $(ITEMS),100000)" --server "$(abspath $(TARGET))/release/marquee" $(BENCH_ARGS)
 
+.PHONY: bench-events
+bench-events: models/.venv/stamp ## What an event costs the next request of its user, by the length of the history
+	@bash loadtest/bench.sh "$(or $(ITEMS),100000)" --events "$(abspath $(TARGET))/release/marquee" $(BENCH_ARGS)
+
 .PHONY: bench-growth
 bench-growth: models/.venv/stamp ## A request and each source at 1,000,000 items beside 10,000
 	@bash loadtest/bench.sh "$(or $(ITEMS),10000 1000000)" --growth $(BENCH_ARGS)

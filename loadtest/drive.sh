@@ -7,7 +7,8 @@
 #
 #   STATE=FOLDER        default .marquee/synthetic/100000 (make synthetic ITEMS=100000)
 #   PROFILE=FILE        default loadtest/profiles/{ranked,overload,soak}.toml
-#   SLO=p99=25ms  ERROR_RATE=0.1%  RATE=N (no search)  MINUTES=30  FROM=100 (first rate of the search)
+#   SLO=p99=25ms  ERROR_RATE=0.1%  RATE=N (no search)  FROM=100 (first rate of the search)
+#   MINUTES=30 WARM_UP=5m    of a soak; memory is measured after the warm-up
 #   SERVER_CORES=0 GENERATOR_CORES=1    by taskset; for load and soak only when given
 #   OUT=FOLDER          default .marquee/load
 set -euo pipefail
@@ -57,6 +58,8 @@ on() {
 # Ports that are free, whatever the state's config says; addresses are read from the log.
 export MARQUEE_SERVER__LISTEN=127.0.0.1:0 MARQUEE_SERVER__ADMIN_LISTEN=127.0.0.1:0
 export MARQUEE_SERVER__METRICS_LISTEN=127.0.0.1:0 MARQUEE_LOG__JSON=true MARQUEE_LOG__LEVEL=info
+# What is bounded is full before memory is measured, as it is after a day: 30 minutes do not fill a cache of 50,000 profiles.
+[[ "$verb" != soak ]] || export MARQUEE_LIMITS__PROFILE_CACHE_MAX_USERS="${MARQUEE_LIMITS__PROFILE_CACHE_MAX_USERS:-5000}"
 (on "${SERVER_CORES:-}" "$binaries/marquee" --config "$state/marquee.toml" serve) >/dev/null 2>"$log" &
 server=$!
 began=$SECONDS
@@ -81,7 +84,7 @@ case "$verb" in
   load) words+=(--json "$out/report.json" --out "$out/report.html" --svg "$out/curve.svg") ;;
   *) words+=(--json "$out/$verb.json" --out "$out/$verb.html") ;;
 esac
-[[ "$verb" != soak ]] || words+=(--duration "${MINUTES:-30}m")
+[[ "$verb" != soak ]] || words+=(--duration "${MINUTES:-30}m" --warm-up "${WARM_UP:-5m}")
 code=0
 (on "${GENERATOR_CORES:-}" "${words[@]}") || code=$?
 stop_server

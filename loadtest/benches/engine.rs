@@ -1,11 +1,11 @@
-//! `make bench`, `bench-instructions`, `bench-whole`, `bench-growth`, `bench-memory`, `bench-server`: docs/bench.md.
+//! `make bench`, `bench-instructions`, `bench-whole`, `bench-growth`, `bench-memory`, `bench-server`, `bench-events`: docs/bench.md.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use marquee_loadtest::bench::{Bench, growth, print, server, stages};
+use marquee_loadtest::bench::{Bench, events, growth, print, server, stages};
 use serde_json::{Value, json};
 
 /// The server's: large pieces lie in huge pages with one and not with the other, and a request looks all over memory.
@@ -37,6 +37,9 @@ struct Cli {
     /// A server's CPU a request beside the engine's. Needs the binary `marquee`.
     #[arg(long, value_name = "MARQUEE")]
     server: Option<PathBuf>,
+    /// A server's CPU for a user's request after an event. Needs the binary `marquee`.
+    #[arg(long, value_name = "MARQUEE")]
+    events: Option<PathBuf>,
     /// Where the figures go as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -72,6 +75,10 @@ fn run(cli: &Cli) -> Result<()> {
         let (first, last) = (states.first().context("no states")?, states.last().context("no states")?);
         let (mut small, mut large) = (Bench::open(first, cli.people)?, Bench::open(last, cli.people)?);
         figures.push(growth::compare(&mut small, &mut large, cli.rounds)?);
+    } else if let Some(marquee) = &cli.events {
+        for state in &states {
+            figures.push(events::compare(state, marquee)?);
+        }
     } else {
         for state in &states {
             let mut bench = Bench::open(state, cli.people)?;

@@ -333,7 +333,7 @@ impl Profiles {
             return Ok(None);
         };
         let entries = before + history.events.len();
-        let events = history.events.iter().filter_map(|stored| profile_event(stored, &self.policy));
+        let events = history.events.iter().map(|past| profile_event(past, &self.policy));
         let extended = extended(&profile, history.version, events, &self.limits);
         let read = |profile| Read { owner: key.clone(), profile: Arc::new(profile), entries: Some(entries) };
         Ok(extended.map(read))
@@ -343,7 +343,7 @@ impl Profiles {
         let history = self.store.history(key, up_to, &self.skip, self.read_max()).await?;
         let owner = history.user.unwrap_or_else(|| key.clone());
         let entries = Some(history.events.len()).filter(|entries| *entries < self.read_max());
-        let events = history.events.iter().filter_map(|stored| profile_event(stored, &self.policy));
+        let events = history.events.iter().map(|past| profile_event(past, &self.policy));
         let profile = Arc::new(build(Some(owner.as_arc()), history.version, events, &self.limits));
         Ok(Read { owner, profile, entries })
     }

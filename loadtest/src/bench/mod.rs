@@ -18,6 +18,7 @@ use marquee_engine::{Engine, Stage, source_names};
 use crate::generate::{END_MS, Member, read_members, variant, variant_of};
 
 mod check;
+pub mod events;
 pub mod growth;
 mod meter;
 pub mod server;

@@ -40,17 +40,22 @@ impl Drop for Server {
 
 impl Server {
     /// Starts `marquee serve` on a synthetic state, on free ports, with the cache and the slate log off, and waits for
-    /// the first answer.
+    /// the first answer. `store` is a file that stands in for the state's.
     ///
     /// # Errors
     /// It does not start.
-    pub async fn start(state: &Path, marquee: &Path, user: &str) -> Result<Server> {
+    pub async fn start(state: &Path, marquee: &Path, user: &str, store: Option<&Path>) -> Result<Server> {
         let port = || -> Result<u16> { Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port()) };
         let (public, admin, metrics) = (port()?, port()?, port()?);
         // Its clock stands where the bench's does, however long ago the state was made.
         let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).context("a clock before 1970")?.as_millis() as i64;
         let began = Instant::now();
-        let child = Command::new(marquee)
+        let mut command = Command::new(marquee);
+        if let Some(store) = store {
+            let store = std::path::absolute(store)?;
+            command.env("MARQUEE_STORE__URL", format!("sqlite://{}", store.display()));
+        }
+        let child = command
             .arg("--config")
             .arg(state.join("marquee.toml"))
             .arg("serve")
@@ -81,12 +86,17 @@ impl Server {
     }
 
     async fn client(&self) -> Result<RecommendationServiceClient<Channel>> {
+        Ok(RecommendationServiceClient::new(self.channel().await?))
+    }
+
+    /// A connection to it.
+    pub(super) async fn channel(&self) -> Result<Channel> {
         let endpoint = Endpoint::from_shared(self.address.clone())?.tcp_nodelay(true);
-        Ok(RecommendationServiceClient::new(endpoint.connect().await?))
+        Ok(endpoint.connect().await?)
     }
 
     /// Microseconds of CPU that it has used, of all its threads.
-    fn cpu_us(&self) -> Result<f64> {
+    pub(super) fn cpu_us(&self) -> Result<f64> {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
         let after = stat.rsplit_once(')').context("a process has a name")?.1;
         let ticks: Vec<f64> = after.split_whitespace().filter_map(|field| field.parse().ok()).collect();
@@ -96,7 +106,7 @@ impl Server {
     }
 }
 
-fn question(user: &str) -> RecommendRequest {
+pub(super) fn question(user: &str) -> RecommendRequest {
     RecommendRequest {
         user_id: user.to_owned(),
         surface: "home".to_owned(),
@@ -150,7 +160,7 @@ fn timings_us(marquee: &Path) -> Result<f64> {
 async fn measure(bench: &Bench, state: &Path, marquee: &Path) -> Result<(Vec<f64>, f64)> {
     let id = |at: usize| bench.people[at].user.as_deref().unwrap_or_default().trim_start_matches("u:").to_owned();
     let users: Vec<String> = (0..bench.people.len()).map(id).collect();
-    let server = Server::start(state, marquee, &users[0]).await?;
+    let server = Server::start(state, marquee, &users[0], None).await?;
     let mut client = server.client().await?;
     // Everybody once, so that profiles are in memory; the slates must be the engine's.
     let mut equal = 0;

@@ -14,7 +14,7 @@ pub mod writer;
 use marquee_engine::event::{EventKind, EventPolicy};
 use marquee_engine::types::{LogEntry, ProfileEvent};
 
-use crate::store::{Event, KeyHash, LogRow, StoredEntry, StoredEvent};
+use crate::store::{KeyHash, LogRow, PastEvent, StoredEntry};
 
 /// What a line of the log means to the engine's world: one entry, none, or one for each key of an erasure.
 pub fn log_entries(row: &LogRow, policy: &EventPolicy) -> impl Iterator<Item = LogEntry> {
@@ -40,10 +40,9 @@ fn log_entry(row: &LogRow, policy: &EventPolicy) -> Option<LogEntry> {
     }
 }
 
-/// What an event means to a profile; `None` when it has no item.
-pub fn profile_event(stored: &StoredEvent, policy: &EventPolicy) -> Option<ProfileEvent> {
-    let Event { item, kind, value, time_ms, .. } = &stored.event;
-    Some(ProfileEvent { item: item.as_deref()?.into(), time_ms: *time_ms, touch: policy.touch(kind, *value) })
+/// What an event means to a profile.
+pub fn profile_event(past: &PastEvent, policy: &EventPolicy) -> ProfileEvent {
+    ProfileEvent { item: past.item.as_str().into(), time_ms: past.time_ms, touch: policy.touch(&past.kind, past.value) }
 }
 
 /// Names of the kinds that never enter a profile under this policy, so that the store need not read them.

@@ -64,8 +64,8 @@ async fn append_one(store: &dyn Store, event: Event) -> Outcome {
     store.append_events(vec![event], 1_000).await.unwrap().remove(0)
 }
 
-fn ids(events: &[StoredEvent]) -> Vec<&str> {
-    events.iter().map(|stored| stored.event.id.as_str()).collect()
+fn ids(events: &[PastEvent]) -> Vec<&str> {
+    events.iter().map(|past| past.id.as_str()).collect()
 }
 
 async fn history(store: &dyn Store, key: &UserKey, up_to: Option<Seq>) -> History {
@@ -91,6 +91,9 @@ pub(crate) async fn appended_events_are_read_back_exactly(store: &dyn Store) {
     let read = store.list_events(&odd, None, 10).await.unwrap();
     assert_eq!(read.iter().map(|stored| &stored.event).collect::<Vec<_>>(), [&plain, &full]);
     assert_eq!((read[0].seq, read[0].received_ms), (2, 77));
+    let Event { id, kind, value, time_ms, .. } = full;
+    let past = PastEvent { seq: 1, id, kind, item: " i ".to_owned(), value, time_ms };
+    assert_eq!(history(store, &odd, None).await.events, [past]);
     assert_eq!(store.log_end().await.unwrap(), 2);
     assert!(store.append_events(Vec::new(), 78).await.unwrap().is_empty());
 }

@@ -262,7 +262,24 @@ pub struct History {
     /// Newest log entry of this user that is included; 0 for none.
     pub version: Seq,
     /// In order of (time, event id), oldest first.
-    pub events: Vec<StoredEvent>,
+    pub events: Vec<PastEvent>,
+}
+
+/// What a profile takes of an event: a history is read for the next slate, and has many.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PastEvent {
+    /// Position in the log.
+    pub seq: Seq,
+    /// The caller's id.
+    pub id: String,
+    /// What was done.
+    pub kind: EventKind,
+    /// With which item.
+    pub item: String,
+    /// How: see [`Event::value`].
+    pub value: Option<f64>,
+    /// When.
+    pub time_ms: TimeMs,
 }
 
 impl History {
@@ -270,11 +287,13 @@ impl History {
     /// is no event: a merge changes what was there before.
     pub(super) fn of_later(user: &UserKey, after: Seq, rows: Vec<LogRow>, skip: &[String]) -> Option<History> {
         let mut history = History { user: Some(user.clone()), version: after, events: Vec::new() };
-        for LogRow { seq, received_ms, entry } in rows {
-            let StoredEntry::Event(event) = entry else { return None };
+        for LogRow { seq, entry, .. } in rows {
+            let StoredEntry::Event(Event { id, kind, item, value, time_ms, .. }) = entry else { return None };
             history.version = history.version.max(seq);
-            if event.item.is_some() && !skip.iter().any(|kind| kind == event.kind.name()) {
-                history.events.push(StoredEvent { seq, received_ms, event });
+            if let Some(item) = item
+                && !skip.iter().any(|skipped| skipped == kind.name())
+            {
+                history.events.push(PastEvent { seq, id, kind, item, value, time_ms });
             }
         }
         Some(history)

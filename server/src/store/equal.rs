@@ -131,7 +131,7 @@ async fn ask(store: &dyn Store) -> String {
             if let Some(later) = later {
                 let now = store.history(&key, None, &[], 50).await.unwrap();
                 let mut events = [then.events, later.events].concat();
-                events.sort_by_key(|stored| (stored.event.time_ms, stored.event.id.clone(), stored.seq));
+                events.sort_by_key(|past| (past.time_ms, past.id.clone(), past.seq));
                 assert_eq!((now.version, now.events), (later.version, events), "{key:?} after {}", then.version);
             }
         }

@@ -352,7 +352,7 @@ async fn an_erased_user_s_events_do_not_come_back_from_the_log() {
     let both = || async {
         let ann = store.history(&UserKey::user("ann"), None, &[], 10).await.unwrap().events;
         let bob = store.history(&UserKey::user("bob"), None, &[], 10).await.unwrap().events;
-        (ann.into_iter().map(|stored| stored.event.id).collect::<Vec<_>>(), bob.len())
+        (ann.into_iter().map(|past| past.id).collect::<Vec<_>>(), bob.len())
     };
     while both().await.1 == 0 && started.elapsed() < LONG {
         tokio::time::sleep(Duration::from_millis(20)).await;

@@ -2,6 +2,7 @@
 
 use std::sync::LazyLock;
 
+use marquee_engine::event::EventKind;
 use marquee_engine::types::Seq;
 use sqlx::PgConnection;
 
@@ -9,16 +10,18 @@ use super::fields::{Fields, key as bytes};
 use super::log::{COLUMNS, read_event, read_row};
 use super::session::failed;
 use crate::error::Result;
-use crate::store::columns::EVENT;
-use crate::store::{EventCursor, History, StoredEvent, UserKey};
+use crate::store::columns::{EVENT, corrupt};
+use crate::store::{EventCursor, History, PastEvent, StoredEvent, UserKey};
 
 /// Whom the key `$1` stood for at `$2`.
 const WHO: &str = "who AS (SELECT coalesce((SELECT user_key FROM aliases WHERE anonymous_key = $1 AND seq <= $2 \
      ORDER BY seq DESC LIMIT 1), $1) AS who)";
 
-/// Where [`COLUMNS`] end and the user and the version begin.
-const WHO_COLUMN: usize = 17;
-const VERSION_COLUMN: usize = 18;
+/// Columns in the order in which [`read_past`] takes them.
+const PAST: &str = "seq, event_id, event_type, item_id, value, time_ms";
+/// What stands behind [`PAST`] in [`as_of`].
+const WHO_COLUMN: usize = 6;
+const VERSION_COLUMN: usize = 7;
 /// What stands behind [`COLUMNS`] in [`later`].
 const CHANGED_COLUMN: usize = 17;
 
@@ -32,7 +35,7 @@ fn newest(condition: &str, version: &str) -> String {
     format!(
         "WITH {WHO} SELECT e.*, who.who, v.version FROM who \
          CROSS JOIN LATERAL ({version}) AS v (version) \
-         LEFT JOIN LATERAL (SELECT {COLUMNS} FROM log WHERE {condition} AND kind = {EVENT} AND item_id IS NOT NULL \
+         LEFT JOIN LATERAL (SELECT {PAST} FROM log WHERE {condition} AND kind = {EVENT} AND item_id IS NOT NULL \
          AND event_type <> ALL ($3::bytea[]) ORDER BY time_ms DESC, event_id DESC, seq DESC LIMIT $4) AS e ON TRUE \
          ORDER BY e.time_ms DESC, e.event_id DESC, e.seq DESC"
     )
@@ -49,6 +52,18 @@ pub(super) static THEN: LazyLock<String> = LazyLock::new(|| {
          OR (moved_from = who.who AND seq <= $2 AND moved_seq > $2))";
     newest(mine, &version_of(mine))
 });
+
+fn read_past(fields: Fields<'_>) -> Result<PastEvent> {
+    let text = |index: usize| fields.text(index)?.ok_or_else(|| corrupt("event"));
+    Ok(PastEvent {
+        seq: fields.get::<i64>(0)? as Seq,
+        id: text(1)?,
+        kind: EventKind::from_name(&text(2)?),
+        item: text(3)?,
+        value: fields.get(4)?,
+        time_ms: fields.get(5)?,
+    })
+}
 
 /// See [`crate::store::Store::history`].
 pub(super) async fn as_of(
@@ -74,7 +89,7 @@ pub(super) async fn as_of(
         history.version = fields.get::<i64>(VERSION_COLUMN)? as Seq;
         // A user without events is one row of nulls.
         if fields.get::<Option<i64>>(0)?.is_some() {
-            history.events.push(read_event(row)?);
+            history.events.push(read_past(fields)?);
         }
     }
     Ok(history)

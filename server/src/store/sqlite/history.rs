@@ -2,14 +2,16 @@
 
 use std::sync::LazyLock;
 
+use marquee_engine::event::EventKind;
 use marquee_engine::types::Seq;
+use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
 use super::failed;
 use super::log::{COLUMNS, read_event, read_row};
 use crate::error::Result;
 use crate::store::columns::{EVENT, corrupt};
-use crate::store::{EventCursor, History, StoredEvent, UserKey};
+use crate::store::{EventCursor, History, PastEvent, StoredEvent, UserKey};
 
 /// What stands behind [`COLUMNS`] in [`later`].
 const CHANGED_COLUMN: usize = 17;
@@ -54,17 +56,33 @@ pub(super) async fn as_of(
         None => now(connection, &user, skip, limit).await?,
         Some(seq) => then(connection, &user, seq, skip, limit).await?,
     };
-    let mut events: Vec<StoredEvent> = rows.iter().map(read_event).collect::<Result<_>>()?;
+    let mut events: Vec<PastEvent> = rows.iter().map(read_past).collect::<Result<_>>()?;
     events.reverse();
     Ok(History { user: Some(user), version, events })
 }
 
-type Rows = Vec<sqlx::sqlite::SqliteRow>;
+type Rows = Vec<SqliteRow>;
+
+/// Columns in the order in which [`read_past`] takes them.
+const PAST: &str = "seq, event_id, event_type, item_id, value, time_ms";
+
+fn read_past(row: &SqliteRow) -> Result<PastEvent> {
+    let failed = failed("reading a history");
+    let text = |index: usize| row.try_get::<&str, _>(index).map_err(&failed);
+    Ok(PastEvent {
+        seq: row.try_get::<i64, _>(0).map_err(&failed)? as Seq,
+        id: text(1)?.to_owned(),
+        kind: EventKind::from_name(text(2)?),
+        item: text(3)?.to_owned(),
+        value: row.try_get(4).map_err(&failed)?,
+        time_ms: row.try_get(5).map_err(&failed)?,
+    })
+}
 
 async fn now(connection: &mut SqliteConnection, user: &UserKey, skip: &[String], limit: usize) -> Result<(Rows, Seq)> {
     static EVENTS: LazyLock<String> = LazyLock::new(|| {
         format!(
-            "SELECT {COLUMNS} FROM log WHERE user_key = ? AND kind = {EVENT} AND item_id IS NOT NULL \
+            "SELECT {PAST} FROM log WHERE user_key = ? AND kind = {EVENT} AND item_id IS NOT NULL \
              AND event_type NOT IN (SELECT value FROM json_each(?)) \
              ORDER BY time_ms DESC, event_id DESC, seq DESC LIMIT ?"
         )
@@ -101,7 +119,7 @@ async fn then(
          OR (moved_from = ?1 AND seq <= ?2 AND moved_seq > ?2))";
     static EVENTS: LazyLock<String> = LazyLock::new(|| {
         format!(
-            "SELECT {COLUMNS} FROM log WHERE {MINE} AND kind = {EVENT} AND item_id IS NOT NULL \
+            "SELECT {PAST} FROM log WHERE {MINE} AND kind = {EVENT} AND item_id IS NOT NULL \
              AND event_type NOT IN (SELECT value FROM json_each(?3)) \
              ORDER BY time_ms DESC, event_id DESC, seq DESC LIMIT ?4"
         )

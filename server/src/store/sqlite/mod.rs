@@ -65,6 +65,8 @@ impl Sqlite {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .pragma("cache_size", "-16384")
+            // Rows on their way from the thread that reads: the histories of most users at once.
+            .row_buffer_size(1_024)
             .disable_statement_logging();
         // Erased users' bytes are overwritten, not only unlinked.
         let writing = options.clone().create_if_missing(true).pragma("secure_delete", "on");
