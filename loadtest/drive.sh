@@ -8,7 +8,7 @@
 #   STATE=FOLDER        default .marquee/synthetic/100000 (make synthetic ITEMS=100000)
 #   PROFILE=FILE        default loadtest/profiles/{ranked,overload,soak}.toml
 #   SLO=p99=25ms  ERROR_RATE=0.1%  RATE=N (no search)  FROM=100 (first rate of the search)
-#   MINUTES=30 WARM_UP=5m    of a soak; memory is measured after the warm-up
+#   MINUTES=30 WARM_UP=12m   of a soak; memory is measured after the warm-up
 #   SERVER_CORES=0 GENERATOR_CORES=1    by taskset; for load and soak only when given
 #   OUT=FOLDER          default .marquee/load
 set -euo pipefail
@@ -84,7 +84,7 @@ case "$verb" in
   load) words+=(--json "$out/report.json" --out "$out/report.html" --svg "$out/curve.svg") ;;
   *) words+=(--json "$out/$verb.json" --out "$out/$verb.html") ;;
 esac
-[[ "$verb" != soak ]] || words+=(--duration "${MINUTES:-30}m" --warm-up "${WARM_UP:-5m}")
+[[ "$verb" != soak ]] || words+=(--duration "${MINUTES:-30}m" --warm-up "${WARM_UP:-12m}")
 code=0
 (on "${GENERATOR_CORES:-}" "${words[@]}") || code=$?
 stop_server

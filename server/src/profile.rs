@@ -144,7 +144,7 @@ impl Profiles {
         if let Some(profile) = near.profile.as_ref().and_then(|held| held.profile()) {
             return Ok(profile);
         }
-        let read = self.read(&near.owner, near.outdated.as_deref()).await?;
+        let read = self.read(&near, near.outdated.as_deref()).await?;
         self.hold(&near, &read);
         Ok(read.profile)
     }
@@ -311,9 +311,12 @@ impl Profiles {
         held
     }
 
-    /// From the store: what came since `older`, where that is enough, so that an event costs the next reader the same however
-    /// much the user did before.
-    async fn read(&self, key: &UserKey, older: Option<&Held>) -> Result<Read> {
+    /// From the store: what came since `older`, where that is enough, so that an event does not have the whole history read again.
+    /// `older` is what this process had when `near` was looked up.
+    async fn read(&self, near: &Near, older: Option<&Held>) -> Result<Read> {
+        let key = &near.owner;
+        // Meanwhile the log may have been found set back, and everything that was made from it dropped.
+        let older = older.filter(|_| self.shard(key).generation == near.generation);
         if let Some(older) = older
             && let Some(read) = self.extended(key, older).await?
         {
@@ -324,7 +327,8 @@ impl Profiles {
 
     /// `older` with what came since; `None` when that cannot be told from it.
     async fn extended(&self, key: &UserKey, older: &Held) -> Result<Option<Read>> {
-        let Some((profile, before)) = older.profile().zip(older.entries()) else { return Ok(None) };
+        let Some(before) = older.entries() else { return Ok(None) };
+        let Some(profile) = older.profile() else { return Ok(None) };
         if profile.user.as_deref() != Some(key.as_str()) {
             return Ok(None);
         }

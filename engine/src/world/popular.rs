@@ -17,13 +17,17 @@ const KEPT_MAX_ITEMS: usize = POPULAR_MAX_ITEMS + 1_024;
 /// With more changed rows than one in so many of the catalogue, a scan is no slower.
 const CHANGED_SHARE: usize = 8;
 
+/// No row of positive score stands behind it.
+const NONE_LEFT_OUT: (Row, f32) = (0, 0.0);
+
 /// One list.
 #[derive(Debug)]
 pub(super) struct List {
     /// Best first, ties by row.
     best: Vec<(Row, f32)>,
-    /// No row outside `best` has a higher score; 0 when every row of positive score is in it.
-    bound: f32,
+    /// The first row that was left out: no row outside `best` stands before it. [`NONE_LEFT_OUT`] when every row of positive
+    /// score is in it.
+    bound: (Row, f32),
     /// The state that the scores are of: day, and what a surface's scores are relative to.
     day: i32,
     unit: f64,
@@ -77,17 +81,16 @@ impl List {
     fn scan(world: &World, by: Popularity, unit: f64) -> List {
         let rows = (0..world.rows() as Row).filter(|&row| world.exists(row));
         let popularity = world.popularities(by);
-        List::of(rows.map(|row| (row, popularity(row))), 0.0, (world.day(), unit))
+        List::of(rows.map(|row| (row, popularity(row))), NONE_LEFT_OUT, (world.day(), unit))
     }
 
-    /// From rows with their scores; no other row scores above `bound`.
-    fn of(scored: impl Iterator<Item = (Row, f32)>, bound: f32, (day, unit): (i32, f64)) -> List {
-        // A row that scores as the bound does may stand behind one that is not here.
-        let mut best: Vec<(Row, f32)> = scored.filter(|&(_, score)| score > bound).collect();
+    /// From rows with their scores; no other row stands before `bound`.
+    fn of(scored: impl Iterator<Item = (Row, f32)>, bound: (Row, f32), (day, unit): (i32, f64)) -> List {
+        let mut best: Vec<(Row, f32)> = scored.filter(|row| by_score(row, &bound).is_lt()).collect();
         let mut bound = bound;
         if best.len() > KEPT_MAX_ITEMS {
             let (_, first_left_out, _) = best.select_nth_unstable_by(KEPT_MAX_ITEMS, by_score);
-            bound = first_left_out.1;
+            bound = *first_left_out;
             best.truncate(KEPT_MAX_ITEMS);
         }
         best.sort_unstable_by(by_score);
@@ -109,12 +112,12 @@ impl List {
         } else {
             List::of(kept.map(|(row, _)| scored(row)).chain(changed_now), self.bound, (self.day, unit))
         };
-        (list.bound == 0.0 || list.best.len() >= POPULAR_MAX_ITEMS).then_some(list)
+        (list.bound == NONE_LEFT_OUT || list.best.len() >= POPULAR_MAX_ITEMS).then_some(list)
     }
 
     /// What [`List::of`] makes of both, where rows that are kept score as they did, and are in order.
     fn merged(&self, kept: impl Iterator<Item = (Row, f32)>, changed: impl Iterator<Item = (Row, f32)>) -> List {
-        let mut changed: Vec<(Row, f32)> = changed.filter(|&(_, score)| score > self.bound).collect();
+        let mut changed: Vec<(Row, f32)> = changed.filter(|row| by_score(row, &self.bound).is_lt()).collect();
         changed.sort_unstable_by(by_score);
         let mut changed = changed.into_iter().peekable();
         let mut best = Vec::with_capacity(self.best.len() + changed.len());
@@ -125,7 +128,7 @@ impl List {
             best.push(row);
         }
         best.extend(changed);
-        let bound = best.get(KEPT_MAX_ITEMS).map_or(self.bound, |&(_, score)| score);
+        let bound = best.get(KEPT_MAX_ITEMS).copied().unwrap_or(self.bound);
         best.truncate(KEPT_MAX_ITEMS);
         List { best, bound, ..*self }
     }
@@ -163,6 +166,41 @@ mod tests {
         let mut z = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z ^ (z >> 31)
+    }
+
+    #[test]
+    fn rows_that_score_alike_stand_where_a_scan_has_them() {
+        let mut builder = WorldBuilder::new(Arc::new(Bundle::empty()));
+        let mut seq = 0;
+        let mut apply = |builder: &mut WorldBuilder, entry: LogEntry| {
+            seq += 1;
+            builder.apply(seq, &entry);
+        };
+        for at in 0..ITEMS {
+            let item = Arc::new(Item { id: item(at), ..Item::default() });
+            apply(&mut builder, LogEntry::Upsert { item, time_ms: 0 });
+        }
+        let liked = Touch { weight: 1.0, rating: f32::NAN, seen: true, interaction: true };
+        let like = |at: u64, touch: Touch| LogEntry::Event { item: item(at), touch, time_ms: 0, surface: "".into() };
+        // More rows than are kept score the same; the first and every 50th have nothing yet.
+        (0..ITEMS).filter(|at| at % 50 != 0).for_each(|at| apply(&mut builder, like(at, liked)));
+        let mut carried = 0;
+        for step in 0..200 {
+            let world = builder.snapshot();
+            let scan = List::scan(&world, Popularity::Ever, 1.0);
+            assert_eq!(world.popular(Popularity::Ever), &scan.best[..POPULAR_MAX_ITEMS], "step {step}");
+            let (_, seed) = &builder.popular.slots[0];
+            let list = seed.as_ref().and_then(|(list, rows)| list.advanced(&world, Popularity::Ever, 1.0, rows));
+            carried += usize::from(list.is_some());
+            // Into the ties, out of them, and an event that leaves a row where it is.
+            let other = Touch { weight: 0.0, ..liked };
+            apply(&mut builder, like(step * 50 % ITEMS, liked));
+            apply(&mut builder, like(draw(step) % ITEMS, other));
+            if step % 4 == 0 {
+                apply(&mut builder, LogEntry::Delete { item: item(draw(step) % 5_000) });
+            }
+        }
+        assert!(carried > 150, "{carried}");
     }
 
     #[test]

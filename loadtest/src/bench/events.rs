@@ -15,32 +15,39 @@ use crate::generate::{Member, read_members};
 
 /// Events of the users that are asked for: about so many each.
 const HISTORIES: [usize; 5] = [20, 100, 300, 1_000, 1_900];
-/// Users of each.
+/// Users of one run; each run has others, since events make histories longer.
 const USERS: usize = 5;
 /// Requests of each user in one run; the processor's clock ticks a hundred times a second.
-const REQUESTS: usize = 20;
+const REQUESTS: usize = 10;
 /// Runs; the median counts.
 const RUNS: usize = 3;
 
-/// A copy of a state's store, that goes with its value.
+/// A folder with a copy of a state's store, that goes with its value.
 struct Copy(PathBuf);
 
 impl Copy {
     fn of(state: &Path) -> Result<Copy> {
-        let (store, copy) = (state.join("marquee.db"), state.join("bench-events.db"));
-        let copied = Copy(copy);
-        std::fs::copy(&store, &copied.0).with_context(|| store.display().to_string())?;
-        Ok(copied)
+        let written = std::fs::metadata(state.join("marquee.db-wal")).map_or(0, |wal| wal.len());
+        ensure!(written == 0, "{}: a server was killed there, or runs: start and stop one", state.display());
+        let folder = state.join("bench-events");
+        if folder.exists() {
+            std::fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
+        }
+        std::fs::create_dir(&folder).with_context(|| folder.display().to_string())?;
+        let copy = Copy(folder);
+        let store = state.join("marquee.db");
+        std::fs::copy(&store, copy.store()).with_context(|| store.display().to_string())?;
+        Ok(copy)
+    }
+
+    fn store(&self) -> PathBuf {
+        self.0.join("marquee.db")
     }
 }
 
 impl Drop for Copy {
     fn drop(&mut self) {
-        for end in ["", "-wal", "-shm"] {
-            let mut path = self.0.clone().into_os_string();
-            path.push(end);
-            let _gone = std::fs::remove_file(path);
-        }
+        let _gone = std::fs::remove_dir_all(&self.0);
     }
 }
 
@@ -65,16 +72,16 @@ pub fn compare(state: &Path, marquee: &Path) -> Result<Value> {
     let copy = Copy::of(state)?;
     let runtime = tokio::runtime::Runtime::new().context("starting the runtime")?;
     runtime.block_on(async {
-        let server = Server::start(state, marquee, &members[0].id, Some(&copy.0)).await?;
+        let server = Server::start(state, marquee, &members[0].id, Some(&copy.store())).await?;
         let mut caller = Caller::new(&server).await?;
         print(&format!("CPU us of the server, {USERS} users x {REQUESTS} requests, median of {RUNS}"));
         print("  events before   a slate   one after an event    ratio");
         let mut figures = Vec::new();
         for wanted in HISTORIES {
-            let users = nearest(&members, wanted);
-            let events = median(users.iter().map(|member| member.events.len() as f64));
+            let nearest = nearest(&members, wanted);
+            let events = median(nearest.iter().map(|member| member.events.len() as f64));
             let mut costs: Vec<[f64; 3]> = Vec::new();
-            for _ in 0..RUNS {
+            for users in nearest.chunks(USERS) {
                 let slates = caller.cost(&server, users, Asked::Slates).await?;
                 let written = caller.cost(&server, users, Asked::Events).await?;
                 let both = caller.cost(&server, users, Asked::Both).await?;
@@ -91,7 +98,7 @@ pub fn compare(state: &Path, marquee: &Path) -> Result<Value> {
 
 /// Those whose histories are nearest to that length.
 fn nearest(members: &[Member], wanted: usize) -> &[Member] {
-    let users = USERS.min(members.len());
+    let users = (USERS * RUNS).min(members.len());
     let first = members.partition_point(|member| member.events.len() < wanted);
     let first = first.saturating_sub(users / 2).min(members.len() - users);
     &members[first..first + users]
@@ -114,24 +121,23 @@ impl Caller {
 
     /// The server's CPU a round, in microseconds.
     async fn cost(&mut self, server: &Server, users: &[Member], asked: Asked) -> Result<f64> {
-        let mut liked: Vec<String> = Vec::new();
+        let mut liked: Vec<Vec<String>> = Vec::new();
         for user in users {
             // Also brings the profile into memory.
-            let mut slate = self.slate(&user.id, String::new()).await?;
-            liked.push(slate.swap_remove(0));
+            liked.push(self.slate(&user.id, String::new()).await?);
         }
         let before = server.cpu_us()?;
-        for _ in 0..REQUESTS {
-            for (user, liked) in users.iter().zip(&mut liked) {
+        for turn in 0..REQUESTS {
+            for (user, liked) in users.iter().zip(&liked) {
+                let item = &liked[turn % liked.len()];
                 let token = match asked {
                     Asked::Slates => String::new(),
-                    Asked::Events | Asked::Both => self.like(&user.id, liked).await?,
+                    Asked::Events | Asked::Both => self.like(&user.id, item).await?,
                 };
                 if !matches!(asked, Asked::Events) {
-                    let mut slate = self.slate(&user.id, token).await?;
-                    let is_again = matches!(asked, Asked::Both) && slate.contains(liked);
-                    ensure!(!is_again, "user {}: {liked} was just liked and comes again", user.id);
-                    *liked = slate.swap_remove(0);
+                    let slate = self.slate(&user.id, token).await?;
+                    let is_again = matches!(asked, Asked::Both) && slate.contains(item);
+                    ensure!(!is_again, "user {}: {item} was just liked and comes again", user.id);
                 }
             }
         }

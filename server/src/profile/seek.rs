@@ -70,7 +70,9 @@ impl Profiles {
     /// Without a profile in this process; `copy` is what Redis had if it was asked.
     async fn seek_on(&self, mut near: Near, mut copy: Option<Bytes>, wanted: Wanted, mut brought: Brought) -> Sought {
         let deadline = wanted.deadline;
-        let mut outdated = near.outdated.take();
+        // Redis may have a newer one, which does not say what it was made of.
+        let mut older = near.outdated.take();
+        let mut outdated = older.clone();
         let mut is_fetched = wanted.profile;
         // A visitor, then the user: a user is never merged on.
         for _ in 0..2 {
@@ -90,7 +92,8 @@ impl Profiles {
                 Some(Judged::Merged(user)) => {
                     self.keep(&near.owner, Kept::MergedInto(user.clone()), near.generation);
                     near = self.look(&user);
-                    outdated = near.outdated.take().or(outdated);
+                    older = near.outdated.take();
+                    outdated = older.clone().or(outdated);
                     is_fetched = false;
                     continue;
                 }
@@ -103,7 +106,7 @@ impl Profiles {
             }
             break;
         }
-        if let Some((profile, unsaved)) = self.read_in_time(&near, outdated.as_deref(), deadline).await {
+        if let Some((profile, unsaved)) = self.read_in_time(&near, older.as_deref(), deadline).await {
             return Sought { unsaved, ..brought.with(profile, Standing::Fresh) };
         }
         let standing = if outdated.is_some() { Standing::Stale } else { Standing::Missing };
@@ -174,7 +177,7 @@ impl Profiles {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(now) / 2);
         let patience = left.map_or(self.read_wait, |left| left.min(self.read_wait));
         let as_of = self.recent.tail();
-        let read = tokio::time::timeout(patience, self.read(&near.owner, older)).await;
+        let read = tokio::time::timeout(patience, self.read(near, older)).await;
         let error = match read {
             Ok(Ok(read)) => {
                 self.breaker.succeeded();

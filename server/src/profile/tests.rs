@@ -88,6 +88,36 @@ async fn a_profile_that_goes_on_is_the_one_that_is_read_anew() {
 }
 
 #[tokio::test]
+async fn what_was_erased_or_lost_does_not_come_back_through_an_older_profile() {
+    let ground = ground(100).await;
+    let (ann, visitor) = (UserKey::user("ann"), UserKey::anonymous("x"));
+    ground.like("1", &visitor, "erased").await;
+    ground.store.merge_users(&visitor, &ann, 2).await.unwrap();
+    ground.like("2", &ann, "i").await;
+    assert_eq!(ground.items(&ann).await, ["erased", "i"]);
+    ground.profiles.invalidate([&ann], 4);
+    let near = ground.profiles.look(&ann);
+    // By another process, of which this one has not heard yet.
+    ground.store.forget(&visitor, 3).await.unwrap();
+    ground.like("3", &ann, "j").await;
+    let items = async |near: &Near| {
+        let read = ground.profiles.read(near, near.outdated.as_deref()).await.unwrap();
+        read.profile.events.iter().map(|event| event.item.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(items(&near).await, ["i", "j"]);
+    // Of a log that had another end.
+    let end = ground.store.log_end().await.unwrap();
+    let mut lost = Profile { user: Some(ann.as_arc()), version: end, ..Profile::default() };
+    lost.events = ground.profiles.get(&ann).await.unwrap().events[..1].to_vec();
+    lost.events[0].item = "lost".into();
+    let outdated = Some(Arc::new(Held::of_entries(Arc::new(lost), Some(1))));
+    let near = Near { outdated, ..ground.profiles.look(&ann) };
+    assert_eq!(items(&near).await, ["lost"], "nothing came after it, as far as anybody knows");
+    ground.profiles.doubt();
+    assert_eq!(items(&near).await, ["i", "j"]);
+}
+
+#[tokio::test]
 async fn a_history_that_may_hold_more_is_read_anew() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = Config::default();

@@ -47,9 +47,16 @@ async fn what_runs_often_walks_an_index() {
     })
     .await;
     let later = plan(&mut sql, &history::LATER, |query| query.bind(user.clone()).bind(9_000_i64).bind(20_i64)).await;
+    let latest = plan(&mut sql, &history::LATER, |query| query.bind(user.clone()).bind(19_990_i64).bind(20_i64)).await;
     let after = plan(&mut sql, &log::AFTER, |query| query.bind(19_000_i64).bind(100_i64)).await;
-    let plans =
-        [("history", &now), ("past history", &then), ("later history", &later), ("list", &list), ("log_after", &after)];
+    let plans = [
+        ("history", &now),
+        ("past history", &then),
+        ("later history", &later),
+        ("latest history", &latest),
+        ("list", &list),
+        ("log_after", &after),
+    ];
     for (name, plan) in plans {
         // Partitions that hold nothing may be scanned whole.
         for table in ["log_2025_12", "log_2026_01"] {
