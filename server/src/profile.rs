@@ -144,7 +144,7 @@ impl Profiles {
         if let Some(profile) = near.profile.as_ref().and_then(|held| held.profile()) {
             return Ok(profile);
         }
-        let read = self.read(&near, near.outdated.as_deref()).await?;
+        let read = self.read(&near).await?;
         self.hold(&near, &read);
         Ok(read.profile)
     }
@@ -311,12 +311,12 @@ impl Profiles {
         held
     }
 
-    /// From the store: what came since `older`, where that is enough, so that an event does not have the whole history read again.
-    /// `older` is what this process had when `near` was looked up.
-    async fn read(&self, near: &Near, older: Option<&Held>) -> Result<Read> {
+    /// From the store: what came since the outdated profile, where there is one and that is enough, so that an event does not
+    /// have the whole history read again.
+    async fn read(&self, near: &Near) -> Result<Read> {
         let key = &near.owner;
         // Meanwhile the log may have been found set back, and everything that was made from it dropped.
-        let older = older.filter(|_| self.shard(key).generation == near.generation);
+        let older = near.outdated.as_ref().filter(|_| self.shard(key).generation == near.generation);
         if let Some(older) = older
             && let Some(read) = self.extended(key, older).await?
         {

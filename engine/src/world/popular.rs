@@ -168,36 +168,50 @@ mod tests {
         z ^ (z >> 31)
     }
 
+    /// A world that a log grows, entry by entry.
+    struct Log {
+        builder: WorldBuilder,
+        end: u64,
+    }
+
+    impl Log {
+        /// Of [`ITEMS`] items.
+        fn with_items() -> Log {
+            let mut log = Log { builder: WorldBuilder::new(Arc::new(Bundle::empty())), end: 0 };
+            for at in 0..ITEMS {
+                let item = Arc::new(Item { id: item(at), ..Item::default() });
+                log.apply(&LogEntry::Upsert { item, time_ms: 0 });
+            }
+            log
+        }
+
+        fn apply(&mut self, entry: &LogEntry) {
+            self.end += 1;
+            self.builder.apply(self.end, entry);
+        }
+    }
+
     #[test]
     fn rows_that_score_alike_stand_where_a_scan_has_them() {
-        let mut builder = WorldBuilder::new(Arc::new(Bundle::empty()));
-        let mut seq = 0;
-        let mut apply = |builder: &mut WorldBuilder, entry: LogEntry| {
-            seq += 1;
-            builder.apply(seq, &entry);
-        };
-        for at in 0..ITEMS {
-            let item = Arc::new(Item { id: item(at), ..Item::default() });
-            apply(&mut builder, LogEntry::Upsert { item, time_ms: 0 });
-        }
+        let mut log = Log::with_items();
         let liked = Touch { weight: 1.0, rating: f32::NAN, seen: true, interaction: true };
         let like = |at: u64, touch: Touch| LogEntry::Event { item: item(at), touch, time_ms: 0, surface: "".into() };
         // More rows than are kept score the same; the first and every 50th have nothing yet.
-        (0..ITEMS).filter(|at| at % 50 != 0).for_each(|at| apply(&mut builder, like(at, liked)));
+        (0..ITEMS).filter(|at| at % 50 != 0).for_each(|at| log.apply(&like(at, liked)));
         let mut carried = 0;
         for step in 0..200 {
-            let world = builder.snapshot();
+            let world = log.builder.snapshot();
             let scan = List::scan(&world, Popularity::Ever, 1.0);
             assert_eq!(world.popular(Popularity::Ever), &scan.best[..POPULAR_MAX_ITEMS], "step {step}");
-            let (_, seed) = &builder.popular.slots[0];
+            let (_, seed) = &log.builder.popular.slots[0];
             let list = seed.as_ref().and_then(|(list, rows)| list.advanced(&world, Popularity::Ever, 1.0, rows));
             carried += usize::from(list.is_some());
             // Into the ties, out of them, and an event that leaves a row where it is.
             let other = Touch { weight: 0.0, ..liked };
-            apply(&mut builder, like(step * 50 % ITEMS, liked));
-            apply(&mut builder, like(draw(step) % ITEMS, other));
+            log.apply(&like(step * 50 % ITEMS, liked));
+            log.apply(&like(draw(step) % ITEMS, other));
             if step % 4 == 0 {
-                apply(&mut builder, LogEntry::Delete { item: item(draw(step) % 5_000) });
+                log.apply(&LogEntry::Delete { item: item(draw(step) % 5_000) });
             }
         }
         assert!(carried > 150, "{carried}");
@@ -205,16 +219,7 @@ mod tests {
 
     #[test]
     fn a_list_carried_along_is_the_list_of_a_scan() {
-        let mut builder = WorldBuilder::new(Arc::new(Bundle::empty()));
-        let mut seq = 0;
-        let mut apply = |builder: &mut WorldBuilder, entry: LogEntry| {
-            seq += 1;
-            builder.apply(seq, &entry);
-        };
-        for at in 0..ITEMS {
-            let item = Arc::new(Item { id: item(at), ..Item::default() });
-            apply(&mut builder, LogEntry::Upsert { item, time_ms: 0 });
-        }
+        let mut log = Log::with_items();
         let touch = Touch { weight: 1.0, rating: f32::NAN, seen: true, interaction: true };
         let by = [Popularity::Ever, Popularity::HalfLife(0), Popularity::HalfLife(WEEK), Popularity::Surface(0)];
         let (mut scans, mut carried) = (0, 0);
@@ -226,11 +231,11 @@ mod tests {
                 let item = item((number >> 8) % ITEMS * ((number >> 20) % ITEMS) / ITEMS);
                 let surface = if number.is_multiple_of(3) { "" } else { "home" }.into();
                 match number % 101 {
-                    0 if step % 10 == 9 => apply(&mut builder, LogEntry::Delete { item }),
-                    _ => apply(&mut builder, LogEntry::Event { item, touch, time_ms, surface }),
+                    0 if step % 10 == 9 => log.apply(&LogEntry::Delete { item }),
+                    _ => log.apply(&LogEntry::Event { item, touch, time_ms, surface }),
                 }
             }
-            let world = builder.snapshot();
+            let world = log.builder.snapshot();
             for (surface, row) in [(Some(0), step as Row), (None, (step * 47) as Row)] {
                 let all = world.all_popularities(surface)(row);
                 assert_eq!(all.ever.to_bits(), world.popularity(row, Popularity::Ever).to_bits());
@@ -250,7 +255,7 @@ mod tests {
                     Popularity::HalfLife(at) => 1 + at,
                     Popularity::Surface(_) => 5,
                 };
-                let (_, seed) = &builder.popular.slots[slot];
+                let (_, seed) = &log.builder.popular.slots[slot];
                 let is_carried =
                     seed.as_ref().is_some_and(|(list, rows)| list.advanced(&world, by, unit, rows).is_some());
                 *if is_carried { &mut carried } else { &mut scans } += 1;

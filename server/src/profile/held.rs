@@ -70,7 +70,7 @@ impl From<Arc<Profile>> for Held {
 impl Packed {
     fn unpack(&self) -> Option<Arc<Profile>> {
         match value::read(&self.bytes, &self.owner, self.rules, &self.limits)? {
-            (value::Kept::Profile(profile), _) => Some(Arc::new(profile)),
+            (value::Kept::Profile(profile), _) => Some(profile),
             (value::Kept::MergedInto(_), _) => None,
         }
     }

@@ -70,9 +70,8 @@ impl Profiles {
     /// Without a profile in this process; `copy` is what Redis had if it was asked.
     async fn seek_on(&self, mut near: Near, mut copy: Option<Bytes>, wanted: Wanted, mut brought: Brought) -> Sought {
         let deadline = wanted.deadline;
-        // Redis may have a newer one, which does not say what it was made of.
-        let mut older = near.outdated.take();
-        let mut outdated = older.clone();
+        // Redis may have a newer one, which does not say what it was made of: what goes on is `near`'s.
+        let mut outdated = near.outdated.clone();
         let mut is_fetched = wanted.profile;
         // A visitor, then the user: a user is never merged on.
         for _ in 0..2 {
@@ -92,8 +91,7 @@ impl Profiles {
                 Some(Judged::Merged(user)) => {
                     self.keep(&near.owner, Kept::MergedInto(user.clone()), near.generation);
                     near = self.look(&user);
-                    older = near.outdated.take();
-                    outdated = older.clone().or(outdated);
+                    outdated = near.outdated.clone().or(outdated);
                     is_fetched = false;
                     continue;
                 }
@@ -106,7 +104,7 @@ impl Profiles {
             }
             break;
         }
-        if let Some((profile, unsaved)) = self.read_in_time(&near, older.as_deref(), deadline).await {
+        if let Some((profile, unsaved)) = self.read_in_time(&near, deadline).await {
             return Sought { unsaved, ..brought.with(profile, Standing::Fresh) };
         }
         let standing = if outdated.is_some() { Standing::Stale } else { Standing::Missing };
@@ -153,7 +151,7 @@ impl Profiles {
         match kept {
             value::Kept::MergedInto(user) => is_fresh.then_some(Judged::Merged(user)),
             value::Kept::Profile(profile) => {
-                let held = Held::from(Arc::new(profile));
+                let held = Held::from(profile);
                 match is_fresh {
                     true => Some(Judged::Fresh(held)),
                     // It may hold what was erased meanwhile: better none.
@@ -164,12 +162,7 @@ impl Profiles {
     }
 
     /// From the store; `None` when it fails or takes too long, and at once while it is left alone.
-    async fn read_in_time(
-        &self,
-        near: &Near,
-        older: Option<&Held>,
-        deadline: Option<Instant>,
-    ) -> Option<(Arc<Held>, Vec<(UserKey, Bytes)>)> {
+    async fn read_in_time(&self, near: &Near, deadline: Option<Instant>) -> Option<(Arc<Held>, Vec<(UserKey, Bytes)>)> {
         let now = Instant::now();
         if !self.breaker.allows(now) {
             return None;
@@ -177,7 +170,7 @@ impl Profiles {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(now) / 2);
         let patience = left.map_or(self.read_wait, |left| left.min(self.read_wait));
         let as_of = self.recent.tail();
-        let read = tokio::time::timeout(patience, self.read(near, older)).await;
+        let read = tokio::time::timeout(patience, self.read(near)).await;
         let error = match read {
             Ok(Ok(read)) => {
                 self.breaker.succeeded();
@@ -211,7 +204,7 @@ impl Profiles {
         if owner != near.owner {
             unsaved.push((near.owner.clone(), bytes(value::Kept::MergedInto(owner.clone()))));
         }
-        unsaved.push((owner, bytes(value::Kept::Profile(Arc::unwrap_or_clone(profile)))));
+        unsaved.push((owner, bytes(value::Kept::Profile(profile))));
         unsaved
     }
 }

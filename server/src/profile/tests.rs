@@ -101,7 +101,7 @@ async fn what_was_erased_or_lost_does_not_come_back_through_an_older_profile() {
     ground.store.forget(&visitor, 3).await.unwrap();
     ground.like("3", &ann, "j").await;
     let items = async |near: &Near| {
-        let read = ground.profiles.read(near, near.outdated.as_deref()).await.unwrap();
+        let read = ground.profiles.read(near).await.unwrap();
         read.profile.events.iter().map(|event| event.item.to_string()).collect::<Vec<_>>()
     };
     assert_eq!(items(&near).await, ["i", "j"]);

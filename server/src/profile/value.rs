@@ -22,7 +22,7 @@ const HAS_RATING: u8 = 8;
 #[derive(Debug, Clone)]
 pub(super) enum Kept {
     /// The profile.
-    Profile(Profile),
+    Profile(Arc<Profile>),
     /// A merged visitor: the profile is that user's.
     MergedInto(UserKey),
 }
@@ -75,7 +75,7 @@ pub(super) fn read(bytes: &[u8], key: &UserKey, rules: u64, limits: &ProfileLimi
             }
             let count = reader.count(limits.profile_seen_max)?;
             let seen_before = (0..count).map(|_| reader.text().map(Arc::from)).collect::<Option<_>>()?;
-            (Kept::Profile(Profile { user: Some(key.as_arc()), version, events, seen_before }), version)
+            (Kept::Profile(Arc::new(Profile { user: Some(key.as_arc()), version, events, seen_before })), version)
         }
         MERGED => (Kept::MergedInto(UserKey::parse(reader.text()?)?), 0),
         _ => return None,
@@ -225,7 +225,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_profile_comes_back(profile in profile(), as_of: u64) {
-            let bytes = write(&Kept::Profile(profile.clone()), as_of, RULES);
+            let bytes = write(&Kept::Profile(profile.clone().into()), as_of, RULES);
             let Some((Kept::Profile(back), age)) = read(&bytes, &ann(), RULES, &LIMITS) else { panic!("no profile") };
             // NaN is no number's equal.
             prop_assert_eq!(format!("{back:?}"), format!("{profile:?}"));
@@ -235,7 +235,7 @@ mod tests {
 
         #[test]
         fn a_part_of_one_is_nothing(profile in profile(), cut in any::<prop::sample::Index>()) {
-            let bytes = write(&Kept::Profile(profile), 5, RULES);
+            let bytes = write(&Kept::Profile(profile.into()), 5, RULES);
             let part = &bytes[..cut.index(bytes.len())];
             prop_assert!(read(part, &ann(), RULES, &LIMITS).is_none());
             prop_assert!(read(&[&bytes[..], &[0]].concat(), &ann(), RULES, &LIMITS).is_none());
@@ -260,7 +260,7 @@ mod tests {
             touch: Touch { weight: 1.0, rating: 4.5, seen: true, interaction: true },
         };
         let rated = Profile { events: (0..100).map(event).collect(), ..Profile::default() };
-        let bytes = write(&Kept::Profile(rated), 1 << 40, RULES).len();
+        let bytes = write(&Kept::Profile(rated.into()), 1 << 40, RULES).len();
         assert!((1_500..2_200).contains(&bytes), "{bytes}");
     }
 
@@ -268,7 +268,7 @@ mod tests {
     fn other_rules_and_larger_profiles_are_nothing() {
         let event = ProfileEvent { item: "i".into(), time_ms: 1, touch: Touch::default() };
         let profile = Profile { events: vec![event; 21], ..Profile::default() };
-        let bytes = write(&Kept::Profile(profile.clone()), 5, RULES);
+        let bytes = write(&Kept::Profile(profile.clone().into()), 5, RULES);
         assert!(read(&bytes, &ann(), RULES, &LIMITS).is_none());
         let larger = ProfileLimits { profile_events_max: 21, ..LIMITS };
         assert!(read(&bytes, &ann(), RULES, &larger).is_some());
