@@ -20,6 +20,7 @@ CHANNEL += [("grpc.max_reconnect_backoff_ms", 500)]
 # What gRPC says of a call that never left: no connection could be made.
 NEVER_SENT = "failed to connect to all addresses"
 READY_S_MAX = 60.0
+LOAD_THREADS = 4
 ACCEPTED, DUPLICATE = 1, 2
 SERVING, NOT_SERVING = b"\x08\x01", b"\x08\x02"
 
@@ -97,7 +98,7 @@ class Tally:
 class Load:
     """Threads that do one thing again and again until the end of the `with`; each with a number of its own."""
 
-    def __init__(self, once: Callable[[int, int], Any], threads: int = 4, pause_s: float = 0.01) -> None:
+    def __init__(self, once: Callable[[int, int], Any], threads: int = LOAD_THREADS, pause_s: float = 0.01) -> None:
         self._once, self._pause_s = once, pause_s
         self._ends = threading.Event()
         self._lock = threading.Lock()
