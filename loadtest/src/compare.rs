@@ -172,6 +172,7 @@ mod tests {
             held: None,
             why: String::new(),
             generator_cpu_share: 0.0,
+            stolen: Vec::new(),
         }
     }
 

@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tonic::Code;
 
-use crate::machine::{self, Watch};
+use crate::machine::{self, Seen, Watch};
 use crate::outcome::{Outcome, Sample, Tally};
 use crate::pacer::Pacer;
-use crate::result::{Measured, Run, Server};
+use crate::result::{Measured, Run};
 use crate::schedule::{Arrivals, Schedule};
 use crate::session::{Session, Shared};
 use crate::slo::{Slo, Verdict};
@@ -27,6 +27,8 @@ const BURST: u32 = 8;
 const LOST_MAX: Duration = Duration::from_secs(2);
 /// After the last deadline, for answers that are under way.
 const GRACE: Duration = Duration::from_secs(1);
+/// A host that took a larger share of this machine than this is told of.
+const STOLEN_TOLD: f64 = 0.01;
 
 /// What to load with.
 #[derive(Debug, Clone)]
@@ -100,11 +102,11 @@ impl Session {
         let tally = std::mem::replace(&mut *drive.tally.borrow_mut(), Tally::new(Duration::ZERO, 1, None));
         let measured = tally.finish(measured_for);
         let answered = measured.counts.ok + measured.counts.degraded;
-        let server = match watch {
+        let seen = match watch {
             Some(watch) => tokio::task::spawn_blocking(move || watch.finish(answered)).await.unwrap_or_default(),
-            None => Server::default(),
+            None => Seen::default(),
         };
-        Ok(conclude(load, measured, server, stopped, generator_cpu_share))
+        Ok(conclude(load, measured, seen, stopped, generator_cpu_share))
     }
 
     fn lost(&self) -> Option<Stop> {
@@ -356,7 +358,7 @@ impl Flight {
     }
 }
 
-fn conclude(load: &Load, measured: Measured, server: Server, stopped: Option<Stop>, generator_cpu_share: f64) -> Run {
+fn conclude(load: &Load, measured: Measured, seen: Seen, stopped: Option<Stop>, generator_cpu_share: f64) -> Run {
     let mut notes = Vec::new();
     let judged = load.slo.as_ref().map(|slo| slo.judge(&measured));
     if let Some(slo) = &load.slo {
@@ -374,11 +376,11 @@ fn conclude(load: &Load, measured: Measured, server: Server, stopped: Option<Sto
         None => (None, String::new()),
     };
     let invalid = lagged(load, &measured).filter(|_| load.closed.is_none());
-    Run {
+    let mut run = Run {
         arrivals: if load.closed.is_some() { "closed" } else { load.arrivals.name() }.to_owned(),
         rate_per_s: if load.closed.is_some() { 0.0 } else { load.rate },
         measured,
-        server,
+        server: seen.server,
         incomplete: match stopped {
             Some(Stop::Incomplete(why)) => Some(why),
             _ => None,
@@ -388,7 +390,15 @@ fn conclude(load: &Load, measured: Measured, server: Server, stopped: Option<Sto
         held,
         why,
         generator_cpu_share,
+        stolen: seen.stolen,
+    };
+    if let Some(share) = run.stolen_share(0.0, run.measured.duration_s).filter(|share| *share > STOLEN_TOLD) {
+        run.notes.push(format!(
+            "the host of this machine took {:.1} % of its processor time: these latencies are partly its doing",
+            share * 100.0
+        ));
     }
+    run
 }
 
 /// The generator's own lateness, if it is too much. A run that misses the SLO by service times and failures alone, which

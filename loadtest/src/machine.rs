@@ -23,6 +23,19 @@ pub(crate) fn usage(pid: &str) -> Option<(f64, f64)> {
     Some(((number(14)? + number(15)?) / TICKS_PER_S, number(24)? * PAGE_BYTES))
 }
 
+/// Seconds for which each core of this machine, on average, wanted to run and its host ran others instead; since the
+/// machine started. `None` where the system does not say.
+fn stolen() -> Option<f64> {
+    stolen_of(&fs::read_to_string("/proc/stat").ok()?)
+}
+
+/// Of a text like /proc/stat: the eighth number of the line of all cores is steal, see proc(5).
+fn stolen_of(text: &str) -> Option<f64> {
+    let ticks: f64 = text.lines().next()?.strip_prefix("cpu ")?.split_whitespace().nth(7)?.parse().ok()?;
+    let cores = text.lines().skip(1).take_while(|line| line.starts_with("cpu")).count();
+    (cores > 0).then(|| ticks / TICKS_PER_S / cores as f64)
+}
+
 /// The machine that this runs on.
 pub(crate) fn machine() -> Machine {
     let file = |path: &str| fs::read_to_string(path).unwrap_or_default();
@@ -62,12 +75,29 @@ impl Watched {
     }
 }
 
-/// Watches a server from a thread of its own, so that the generator is never late because of it.
+/// Readings, one a second: each with its seconds since the watch began.
+#[derive(Debug, Default)]
+struct Samples {
+    /// Resident bytes.
+    memory: Vec<(f64, f64)>,
+    /// [`Run::stolen`](crate::result::Run::stolen)
+    stolen: Vec<(f64, f64)>,
+}
+
+/// What was seen while a load ran.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) server: Server,
+    /// [`Run::stolen`](crate::result::Run::stolen)
+    pub(crate) stolen: Vec<(f64, f64)>,
+}
+
+/// Watches a server and this machine from a thread of its own, so that the generator is never late because of it.
 pub(crate) struct Watch {
     watched: Watched,
     before: Option<Scrape>,
     cpu_before: Option<(f64, Instant)>,
-    samples: Arc<Mutex<Vec<(f64, f64)>>>,
+    samples: Arc<Mutex<Samples>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -75,10 +105,10 @@ pub(crate) struct Watch {
 impl Watch {
     /// From now on.
     pub(crate) fn start(watched: &Watched) -> Watch {
-        let (samples, stop) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
+        let (samples, stop) = (Arc::new(Mutex::default()), Arc::new(AtomicBool::new(false)));
         let before = watched.metrics.as_ref().and_then(|address| Scrape::read(address).ok());
         let first = watched.usage();
-        let thread = first.is_some().then(|| {
+        let thread = (first.is_some() || stolen().is_some()).then(|| {
             let (watched, samples, stop) = (watched.clone(), samples.clone(), stop.clone());
             std::thread::spawn(move || sample(&watched, &samples, &stop))
         });
@@ -87,7 +117,7 @@ impl Watch {
     }
 
     /// What the server did since, to answer so many calls.
-    pub(crate) fn finish(mut self, answered: u64) -> Server {
+    pub(crate) fn finish(mut self, answered: u64) -> Seen {
         let cpu = self.cpu_before.zip(self.watched.usage());
         let (spent, wall) = match cpu {
             Some(((before, at), (after, _))) => (Some(after - before), at.elapsed().as_secs_f64()),
@@ -108,23 +138,34 @@ impl Watch {
             (Some(before), Some(after)) => after.stages_since(before, family),
             _ => Vec::new(),
         };
-        Server {
+        let samples = std::mem::take(&mut *self.samples.lock().unwrap_or_else(PoisonError::into_inner));
+        let server = Server {
             source,
             cpu_us_per_request: spent.filter(|_| answered > 0).map(|spent| spent * 1e6 / answered as f64),
             cores_used: spent.map(|spent| spent / wall.max(f64::MIN_POSITIVE)),
-            memory: std::mem::take(&mut *self.samples.lock().unwrap_or_else(PoisonError::into_inner)),
+            memory: samples.memory,
             stages: between("marquee_stage_seconds"),
             shed: between("marquee_shed_seconds").into_iter().next(),
-        }
+        };
+        Seen { server, stolen: samples.stolen }
     }
 }
 
-fn sample(watched: &Watched, samples: &Mutex<Vec<(f64, f64)>>, stop: &AtomicBool) {
-    let started = Instant::now();
-    while !stop.load(Ordering::Relaxed) {
-        if let Some((_, bytes)) = watched.usage() {
-            let entry = (started.elapsed().as_secs_f64(), bytes);
-            samples.lock().unwrap_or_else(PoisonError::into_inner).push(entry);
+fn sample(watched: &Watched, samples: &Mutex<Samples>, stop: &AtomicBool) {
+    let (started, stolen_before) = (Instant::now(), stolen());
+    loop {
+        // A last one when the load has ended: the last part of it is seen, too.
+        let is_last = stop.load(Ordering::Relaxed);
+        let memory = if is_last { None } else { watched.usage().map(|usage| usage.1) };
+        let stolen = stolen();
+        let at = started.elapsed().as_secs_f64();
+        {
+            let mut samples = samples.lock().unwrap_or_else(PoisonError::into_inner);
+            samples.memory.extend(memory.map(|bytes| (at, bytes)));
+            samples.stolen.extend(stolen.zip(stolen_before).map(|(now, before)| (at, now - before)));
+        }
+        if is_last {
+            return;
         }
         std::thread::park_timeout(SAMPLE_EVERY);
     }
@@ -140,5 +181,21 @@ mod tests {
         assert!(cpu >= 0.0 && bytes > 100_000.0, "{cpu} {bytes}");
         assert!(machine().cores >= 1);
         assert_eq!(usage("4294967295"), None);
+        assert!(stolen().unwrap() >= 0.0);
+    }
+
+    #[test]
+    fn what_the_host_took_is_read_by_core() {
+        let text = "cpu  1 2 3 4 5 6 7 300 9 10\ncpu0 1 2 3 4 5 6 7 100 9 10\ncpu1 0 0 0 0 0 0 0 200 0 0\nintr 5\n";
+        assert_eq!(stolen_of(text), Some(1.5));
+        for unknown in ["", "cpu  1 2 3 4 5 6 7\ncpu0 1\n", "cpu  1 2 3 4 5 6 7 300 9 10\n", "intr 5\n"] {
+            assert_eq!(stolen_of(unknown), None, "{unknown}");
+        }
+    }
+
+    #[test]
+    fn a_watch_of_no_server_still_sees_the_machine() {
+        let seen = Watch::start(&Watched::default()).finish(0);
+        assert!(!seen.stolen.is_empty() && seen.server.memory.is_empty(), "{seen:?}");
     }
 }

@@ -114,6 +114,24 @@ pub(crate) struct Run {
     pub(crate) why: String,
     /// Of the core that it ran on.
     pub(crate) generator_cpu_share: f64,
+    /// Seconds since the measuring began, and for how many seconds of them each core of this machine, on average,
+    /// wanted to run while its host ran others (steal). Empty where the system does not say.
+    #[serde(default)]
+    pub(crate) stolen: Vec<(f64, f64)>,
+}
+
+impl Run {
+    /// The share of this machine that its host took from one second to another. `None` without two readings.
+    pub(crate) fn stolen_share(&self, from_s: f64, to_s: f64) -> Option<f64> {
+        rise(&self.stolen, from_s, to_s)
+    }
+}
+
+/// How steeply readings rise from the last one before a moment to the first one after another.
+fn rise(readings: &[(f64, f64)], from: f64, to: f64) -> Option<f64> {
+    let first = readings.iter().rfind(|(at, _)| *at <= from).or(readings.first())?;
+    let last = readings.iter().find(|(at, _)| *at >= to).or(readings.last())?;
+    (last.0 > first.0).then(|| (last.1 - first.1) / (last.0 - first.0))
 }
 
 /// What was measured.
@@ -362,6 +380,16 @@ mod tests {
         assert_eq!(spread.histogram().unwrap(), histogram);
         assert_eq!((spread.count, spread.at(50.0)), (5, 0.251));
         assert!((spread.at(80.0) - 9.0).abs() < 0.01, "a percentile that is not listed is read from the histogram");
+    }
+
+    #[test]
+    fn what_the_host_took_is_told_of_the_part_that_is_asked_for() {
+        let readings = [(0.0, 0.0), (1.0, 0.0), (2.0, 0.5), (3.0, 0.5)];
+        assert_eq!(rise(&readings, 0.0, 1.0), Some(0.0));
+        assert_eq!(rise(&readings, 1.0, 2.0), Some(0.5));
+        assert_eq!(rise(&readings, 1.5, 1.9), Some(0.5), "between readings, what they say together");
+        assert_eq!(rise(&readings, -1.0, 9.0), Some(0.5 / 3.0), "no further than was read");
+        assert_eq!((rise(&readings[..1], 0.0, 1.0), rise(&[], 0.0, 1.0)), (None, None));
     }
 
     #[test]

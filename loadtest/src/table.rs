@@ -39,10 +39,12 @@ pub(crate) fn run(run: &Run) {
     line("all", measured.counts.total(), &measured.latency, &measured.service);
     say(&outcomes(measured));
     say(&format!(
-        "generator: sent p50 {:.3} ms, p99 {:.3} ms after the intended instant; {:.0} % of a core",
+        "generator: sent p50 {:.3} ms, p99 {:.3} ms after the intended instant; {:.0} % of a core{}",
         lag.at(50.0),
         lag.at(99.0),
-        run.generator_cpu_share * 100.0
+        run.generator_cpu_share * 100.0,
+        run.stolen_share(0.0, measured.duration_s)
+            .map_or(String::new(), |share| format!("; the host took {:.1} % of the machine", share * 100.0))
     ));
     server(&run.server);
     for (message, count) in &measured.messages {

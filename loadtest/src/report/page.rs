@@ -265,7 +265,7 @@ fn generator(page: &mut String, report: &Report, run: &Run) -> Written {
         "<table><tr><th>ms</th><th>calls</th><th>p50</th><th>p99</th><th>max</th></tr>\
          <tr><td>sent after the intended instant</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>\
          <tr><td>null RPC ({}), one after the other</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr></table>\n\
-         <p class=\"soft\">The generator used {:.0} % of a core. Answers were checked while it loaded: {} of {} were wrong.</p>\n",
+         <p class=\"soft\">The generator used {:.0} % of a core.{} Answers were checked while it loaded: {} of {} were wrong.</p>\n",
         lag.count,
         short(lag.at(50.0)),
         short(lag.at(99.0)),
@@ -276,6 +276,10 @@ fn generator(page: &mut String, report: &Report, run: &Run) -> Written {
         short(base.latency.at(99.0)),
         short(base.latency.max_ms),
         run.generator_cpu_share * 100.0,
+        run.stolen_share(0.0, run.measured.duration_s).map_or(String::new(), |share| format!(
+            " The host of this machine gave {:.1} % of its processor time to others (steal).",
+            share * 100.0
+        )),
         run.measured.violations.values().sum::<u64>(),
         run.measured.counts.ok + run.measured.counts.degraded,
     )

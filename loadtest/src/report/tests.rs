@@ -41,6 +41,7 @@ fn step(rate: f64, micros: u64, held: bool, slo: &Slo) -> Run {
         held: Some(held),
         why: if held { String::new() } else { "p99 is 40 ms, above 25 ms".to_owned() },
         generator_cpu_share: 0.1,
+        stolen: vec![(0.0, 0.0), (5.0, 0.1)],
     }
 }
 
@@ -81,6 +82,7 @@ fn a_page_needs_no_network_and_no_script() {
         "Where the server",
         "Memory over time",
         "null RPC",
+        "gave 2.0 % of its processor time to others",
         "prefers-color-scheme: dark",
     ] {
         assert!(page.contains(wanted), "{wanted} is not in the page");
