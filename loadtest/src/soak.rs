@@ -99,9 +99,9 @@ fn figures(args: &Args, run: &Run) -> Vec<Figure> {
     let drift = last.p99_ms / first.p99_ms;
     let part = Duration::from_secs_f64(measured.block_s);
     let stolen = |from: f64| run.stolen_share(from, from + measured.block_s);
-    let stolen = stolen(measured.duration_s - measured.block_s).zip(stolen(0.0)).map(|(last, first)| {
-        format!("; the host took {:.1} and {:.1} % of the machine", last * 100.0, first * 100.0)
-    });
+    let stolen = stolen(measured.duration_s - measured.block_s)
+        .zip(stolen(0.0))
+        .map(|(last, first)| format!("; the host took {:.1} and {:.1} % of the machine", last * 100.0, first * 100.0));
     vec![
         memory,
         figure("calls that failed", failed.to_string(), format!("none of {}", measured.counts.total()), failed == 0),

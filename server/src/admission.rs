@@ -2,17 +2,22 @@
 //!
 //! Work that cannot be done in time is refused when it arrives, not after its time was wasted: by what such work took
 //! lately, by what waits before it, and by the number of threads. Under lasting overload the room to wait shrinks, so
-//! that what is answered is answered soon. Pure: the clock is an argument. It must not know what the work is.
+//! that what is answered is answered soon. That it lasts is told by work, not by the clock (CoDel, RFC 8289, waits for an
+//! interval of time): a machine that stood still for a moment has a long queue and is not overloaded.
+//!
+//! Pure: the clock is an argument. It must not know what the work is.
 
 use std::time::{Duration, Instant};
 
-/// A queue that was empty within this time is a burst; one that was not is overload.
+/// Overload: every thread has begun this much work, by what such work took lately, and the wait was above its bound all
+/// the while. Less is a burst. It has passed when the wait was within its bound for as long.
 const OVERLOAD_AFTER: Duration = Duration::from_millis(100);
 /// When nothing was admitted for so long the next one is, whatever it is expected to take: an estimate that is wrong
 /// must be able to mend.
 const PROBE_AFTER: Duration = Duration::from_secs(1);
 /// A few callers who wait for their answers keep a short queue that is never empty: no overload, however slow the work is.
-const ROUNDS: f64 = 2.0;
+/// And with less room a single thread runs out of work between two arrivals.
+const ROUNDS: f64 = 3.0;
 /// Weight of the newest measurement in the moving mean, and in the moving deviation.
 const NEWEST: f64 = 1.0 / 16.0;
 const NEWEST_DEVIATION: f64 = 1.0 / 8.0;
@@ -64,7 +69,7 @@ pub struct Limits {
     pub queue_max: usize,
     /// How long anything may wait.
     pub wait_max: Duration,
-    /// The same while the queue has not been empty for [`OVERLOAD_AFTER`]; at least as long as [`ROUNDS`] such works take.
+    /// The same under overload; at least as long as [`ROUNDS`] such works take.
     pub wait_overload: Duration,
 }
 
@@ -87,7 +92,11 @@ pub struct Admission {
     waiting_seconds: f64,
     running: usize,
     running_seconds: f64,
-    empty_at: Option<Instant>,
+    /// Seconds of work begun since the expected wait went above its bound under overload; `None` while it is below.
+    above: Option<f64>,
+    /// When it was above it last.
+    above_at: Option<Instant>,
+    is_overloaded: bool,
     admitted_at: Option<Instant>,
 }
 
@@ -121,7 +130,9 @@ impl Admission {
             waiting_seconds: 0.0,
             running: 0,
             running_seconds: 0.0,
-            empty_at: None,
+            above: None,
+            above_at: None,
+            is_overloaded: false,
             admitted_at: None,
         }
     }
@@ -144,13 +155,11 @@ impl Admission {
         if self.waiting >= self.limits.queue_max {
             return Err(Refusal::QueueFull);
         }
-        if self.waiting == 0 {
-            self.empty_at = Some(now);
-        }
         let (took, wait) = (self.took[kind as usize], self.expected_wait());
+        let wait_max = self.wait_limit(took.mean, wait, now);
         let is_probe = self.admitted_at.is_none_or(|at| now.saturating_duration_since(at) >= PROBE_AFTER);
         if !is_probe {
-            if wait > self.wait_limit(took.mean, now) {
+            if wait > wait_max {
                 return Err(Refusal::Wait);
             }
             let needed = wait + Duration::from_secs_f64(took.mean + took.deviation);
@@ -170,14 +179,15 @@ impl Admission {
     /// `Expired` when its deadline has passed.
     pub fn start(&mut self, ticket: Ticket, now: Instant) -> Result<(), Refusal> {
         self.leave(ticket);
-        if self.waiting == 0 {
-            self.empty_at = Some(now);
-        }
         if ticket.deadline.is_some_and(|deadline| now >= deadline) {
             return Err(Refusal::Expired);
         }
         self.running += 1;
         self.running_seconds += ticket.counted;
+        if let Some(above) = &mut self.above {
+            *above += ticket.counted;
+            self.is_overloaded |= *above >= OVERLOAD_AFTER.as_secs_f64() * self.limits.threads as f64;
+        }
         Ok(())
     }
 
@@ -196,12 +206,18 @@ impl Admission {
         }
     }
 
-    /// For work that takes so many seconds.
-    fn wait_limit(&self, seconds: f64, now: Instant) -> Duration {
-        let is_burst = self.empty_at.is_none_or(|at| now.saturating_duration_since(at) < OVERLOAD_AFTER);
+    /// How long work that takes so many seconds may wait, when it is expected to wait so long.
+    fn wait_limit(&mut self, seconds: f64, wait: Duration, now: Instant) -> Duration {
         let Limits { wait_max, wait_overload, .. } = self.limits;
-        let rounds = Duration::from_secs_f64(ROUNDS * seconds);
-        if is_burst { wait_max } else { wait_overload.max(rounds).min(wait_max) }
+        let bound = wait_overload.max(Duration::from_secs_f64(ROUNDS * seconds)).min(wait_max);
+        let is_over = self.above_at.is_none_or(|at| now.saturating_duration_since(at) >= OVERLOAD_AFTER);
+        if wait > bound {
+            self.above.get_or_insert(0.0);
+            self.above_at = Some(now);
+        } else if is_over || !self.is_overloaded {
+            (self.above, self.is_overloaded) = (None, false);
+        }
+        if self.is_overloaded { bound } else { wait_max }
     }
 }
 
@@ -240,40 +256,134 @@ mod tests {
         assert!(ask(&mut admission, now, 30 * MS).is_ok());
     }
 
+    /// So many more as may wait.
+    fn fill(admission: &mut Admission, now: Instant) -> usize {
+        let fits = (0..50).map_while(|_| admission.arrive(Kind::Recommend, None, now).ok()).count();
+        assert_eq!(admission.arrive(Kind::Recommend, None, now).unwrap_err(), Refusal::Wait);
+        fits
+    }
+
+    /// The one that runs ends after 10 ms and the next one begins.
+    fn work(admission: &mut Admission, ticket: Ticket, now: &mut Instant) {
+        *now += 10 * MS;
+        admission.finish(ticket, Some(10 * MS));
+        admission.start(ticket, *now).unwrap();
+    }
+
     #[test]
     fn a_burst_may_wait_and_lasting_overload_may_not() {
-        let (mut admission, now) = ground();
-        let running = admission.arrive(Kind::Recommend, None, now).unwrap();
-        admission.start(running, now).unwrap();
-        let burst = (0..50).map_while(|_| admission.arrive(Kind::Recommend, None, now).ok()).count();
+        let (mut admission, mut now) = ground();
+        let ticket = admission.arrive(Kind::Recommend, None, now).unwrap();
+        admission.start(ticket, now).unwrap();
+        let burst = fill(&mut admission, now);
         assert!((18..=22).contains(&burst), "{burst} of 10 ms wait at most 200 ms");
-        assert_eq!(admission.arrive(Kind::Recommend, None, now).unwrap_err(), Refusal::Wait);
-        let later = now + OVERLOAD_AFTER;
-        assert_eq!(admission.arrive(Kind::Recommend, None, later).unwrap_err(), Refusal::Wait);
-        for _ in 0..burst - 1 {
-            admission.leave(running);
+        // The machine stood still: nothing was worked on, so that nothing is known of what it can do.
+        now += 10 * OVERLOAD_AFTER;
+        for _ in 0..9 {
+            work(&mut admission, ticket, &mut now);
+            assert_eq!(fill(&mut admission, now), 1, "what began has made room for another");
         }
-        assert!(admission.arrive(Kind::Recommend, None, later).is_ok(), "one waits: about 15 ms");
-        assert_eq!(admission.arrive(Kind::Recommend, None, later).unwrap_err(), Refusal::Wait, "two: more than 20 ms");
+        // 100 ms of work, and the queue is as long as before.
+        for _ in 0..2 {
+            work(&mut admission, ticket, &mut now);
+        }
+        while admission.waiting > 2 {
+            assert_eq!(fill(&mut admission, now), 0, "{} wait, more than 30 ms", admission.waiting);
+            work(&mut admission, ticket, &mut now);
+        }
+        // It lasts for as long as the wait is above the bound now and then.
+        for _ in 0..50 {
+            assert_eq!(fill(&mut admission, now), 1, "two wait, 25 ms");
+            work(&mut admission, ticket, &mut now);
+        }
+        while admission.waiting > 0 {
+            work(&mut admission, ticket, &mut now);
+        }
+        admission.finish(ticket, None);
+        assert_eq!(fill(&mut admission, now), 4, "a free thread alone does not end it");
+        now += OVERLOAD_AFTER;
+        while admission.waiting > 0 {
+            admission.leave(ticket);
+        }
+        assert!(fill(&mut admission, now) > 15, "that is a burst again");
     }
 
     #[test]
     fn a_few_patient_callers_are_no_overload_however_slow_the_work_is() {
-        let (mut admission, now) = ground();
-        for _ in 0..200 {
-            let ticket = admission.arrive(Kind::Recommend, None, now).unwrap();
-            admission.start(ticket, now).unwrap();
-            admission.finish(ticket, Some(30 * MS));
+        let (mut admission, mut now) = ground();
+        let mut tickets: Vec<Ticket> = (0..3).map(|_| admission.arrive(Kind::Recommend, None, now).unwrap()).collect();
+        admission.start(tickets[0], now).unwrap();
+        // Three callers, 30 ms of work: 45 ms, more than the bound and less than three of 30.
+        for round in 0..300 {
+            now += 30 * MS;
+            admission.finish(tickets.remove(0), Some(30 * MS));
+            admission.start(tickets[0], now).unwrap();
+            let ticket = admission.arrive(Kind::Recommend, None, now);
+            tickets.push(ticket.unwrap_or_else(|why| panic!("{why:?} in round {round}")));
         }
-        let running = admission.arrive(Kind::Recommend, None, now).unwrap();
-        admission.start(running, now).unwrap();
-        assert!(admission.arrive(Kind::Recommend, None, now).is_ok(), "15 ms");
-        let later = now + OVERLOAD_AFTER;
-        assert!(
-            admission.arrive(Kind::Recommend, None, later).is_ok(),
-            "45 ms: more than the bound, less than two of 30"
+        assert!(!admission.is_overloaded && admission.above.is_none());
+    }
+
+    /// Numbers from 0 to 1, evenly (Knuth's MMIX generator).
+    fn draw(state: &mut u64) -> f64 {
+        *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (*state >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    /// Independent callers, two threads, 1 to 9 ms of work each; 200,000 calls, at a share of the 400 a second that the
+    /// threads can do. How many were refused, how many a second were answered within 50 ms.
+    fn simulate(load: f64) -> (usize, f64) {
+        const CALLS: usize = 200_000;
+        let limits = Limits { threads: 2, queue_max: 1_000, wait_max: 200 * MS, wait_overload: 10 * MS };
+        let (mut admission, began, mut seed) = (Admission::new(limits), Instant::now(), 7);
+        let mut waiting = std::collections::VecDeque::new();
+        let mut running: Vec<(Instant, Ticket, Duration, Instant)> = Vec::new();
+        let (mut now, mut refused, mut latencies) = (began, 0, Vec::new());
+        for _ in 0..CALLS {
+            let gap = -draw(&mut seed).max(1e-12).ln() * 0.005 / (2.0 * load);
+            now += Duration::from_secs_f64(gap);
+            let mut begin = |admission: &mut Admission, running: &mut Vec<_>, (ticket, arrived), at: Instant| {
+                let took = Duration::from_secs_f64(0.001 + 0.008 * draw(&mut seed));
+                admission.start(ticket, at).unwrap();
+                running.push((at + took, ticket, took, arrived));
+            };
+            while let Some(first) = (0..running.len()).min_by_key(|at| running[*at].0)
+                && running[first].0 <= now
+            {
+                let (ended, ticket, took, arrived) = running.swap_remove(first);
+                admission.finish(ticket, Some(took));
+                latencies.push(ended - arrived);
+                if let Some(next) = waiting.pop_front() {
+                    begin(&mut admission, &mut running, next, ended);
+                }
+            }
+            match admission.arrive(Kind::Recommend, None, now) {
+                Ok(ticket) if running.len() < limits.threads => begin(&mut admission, &mut running, (ticket, now), now),
+                Ok(ticket) => waiting.push_back((ticket, now)),
+                Err(_) => refused += 1,
+            }
+        }
+        latencies.sort_unstable();
+        let in_time = latencies.partition_point(|took| *took <= 50 * MS) as f64 / (now - began).as_secs_f64();
+        let (share, p99) = (refused as f64 / CALLS as f64 * 100.0, latencies[latencies.len() * 99 / 100]);
+        println!(
+            "load {load}: {share:.3} % refused, {in_time:.0} a second in time, p99 {:.0} ms",
+            p99.as_secs_f64() * 1e3
         );
-        assert_eq!(admission.arrive(Kind::Recommend, None, later).unwrap_err(), Refusal::Wait, "more than two rounds");
+        (refused, in_time)
+    }
+
+    #[test]
+    fn chance_at_half_load_is_no_overload_and_overload_costs_no_answers() {
+        assert_eq!(simulate(0.5).0, 0, "of 200,000 calls at half load");
+        for load in [0.7, 0.9] {
+            let (refused, in_time) = simulate(load);
+            assert!((refused as f64) < 200_000.0 * 0.05 && in_time > 400.0 * load * 0.95, "load {load}");
+        }
+        for load in [1.5, 3.0, 10.0] {
+            let (refused, in_time) = simulate(load);
+            assert!(refused > 50_000 && in_time > 380.0, "load {load}: {refused} refused, {in_time} a second in time");
+        }
     }
 
     #[test]
