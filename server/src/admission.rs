@@ -12,15 +12,23 @@ use std::time::{Duration, Instant};
 /// Overload: every thread has begun this much work, by what such work took lately, and the wait was above its bound all
 /// the while. Less is a burst. It has passed when the wait was within its bound for as long.
 const OVERLOAD_AFTER: Duration = Duration::from_millis(100);
-/// When nothing was admitted for so long the next one is, whatever it is expected to take: an estimate that is wrong
-/// must be able to mend.
+/// When none of its kind was admitted for so long the next one is, whatever it is expected to take: an estimate that is
+/// wrong must be able to mend.
 const PROBE_AFTER: Duration = Duration::from_secs(1);
+/// Where a thread is idle it is sooner, after so many times of what such work is expected to take: what is probably in vain
+/// costs at most a fifth of that thread's time.
+const PROBE_AFTER_WORKS: f64 = 4.0;
 /// A few callers who wait for their answers keep a short queue that is never empty: no overload, however slow the work is.
 /// And with less room a single thread runs out of work between two arrivals.
 const ROUNDS: f64 = 3.0;
-/// Weight of the newest measurement in the moving mean, and in the moving deviation.
+/// Weight of the newest measurement in the moving mean, and in the moving deviation. The first ones weigh alike: the very
+/// first ranking reads cold memory, and takes ten times as long.
 const NEWEST: f64 = 1.0 / 16.0;
 const NEWEST_DEVIATION: f64 = 1.0 / 8.0;
+/// So many measurements make a moving mean; from then on none counts for more than twice the mean and so many deviations
+/// (winsorized): one thread that stood still once says nothing of what such work takes, and a few in a row do.
+const KNOWN: u32 = 16;
+const DEVIATIONS: f64 = 4.0;
 
 /// Kinds of work that take differently long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,7 +105,7 @@ pub struct Admission {
     /// When it was above it last.
     above_at: Option<Instant>,
     is_overloaded: bool,
-    admitted_at: Option<Instant>,
+    admitted_at: [Option<Instant>; KINDS],
 }
 
 /// A moving mean and deviation, in seconds (as TCP estimates round trips; Jacobson 1988).
@@ -105,18 +113,21 @@ pub struct Admission {
 struct Moving {
     mean: f64,
     deviation: f64,
-    is_known: bool,
+    /// Measurements, up to [`KNOWN`].
+    count: u32,
 }
 
 impl Moving {
     fn add(&mut self, seconds: f64) {
-        if self.is_known {
-            let error = seconds - self.mean;
-            self.mean += NEWEST * error;
-            self.deviation += NEWEST_DEVIATION * (error.abs() - self.deviation);
-        } else {
-            *self = Moving { mean: seconds, deviation: seconds / 2.0, is_known: true };
+        if self.count == 0 {
+            *self = Moving { mean: seconds, deviation: seconds / 2.0, count: 1 };
+            return;
         }
+        let most = if self.count < KNOWN { f64::INFINITY } else { 2.0 * self.mean + DEVIATIONS * self.deviation };
+        self.count = KNOWN.min(self.count + 1);
+        let (error, alike) = (seconds.min(most) - self.mean, 1.0 / f64::from(self.count));
+        self.mean += alike.max(NEWEST) * error;
+        self.deviation += alike.max(NEWEST_DEVIATION) * (error.abs() - self.deviation);
     }
 }
 
@@ -133,7 +144,7 @@ impl Admission {
             above: None,
             above_at: None,
             is_overloaded: false,
-            admitted_at: None,
+            admitted_at: [None; KINDS],
         }
     }
 
@@ -157,8 +168,7 @@ impl Admission {
         }
         let (took, wait) = (self.took[kind as usize], self.expected_wait());
         let wait_max = self.wait_limit(took.mean, wait, now);
-        let is_probe = self.admitted_at.is_none_or(|at| now.saturating_duration_since(at) >= PROBE_AFTER);
-        if !is_probe {
+        if !self.is_probe(kind, now) {
             if wait > wait_max {
                 return Err(Refusal::Wait);
             }
@@ -167,7 +177,7 @@ impl Admission {
                 return Err(Refusal::Deadline);
             }
         }
-        self.admitted_at = Some(now);
+        self.admitted_at[kind as usize] = Some(now);
         self.waiting += 1;
         self.waiting_seconds += took.mean;
         Ok(Ticket { kind, deadline, counted: took.mean })
@@ -204,6 +214,15 @@ impl Admission {
         if let Some(took) = took {
             self.took[ticket.kind as usize].add(took.as_secs_f64());
         }
+    }
+
+    /// Is it time to measure such work again, whatever is known of it?
+    fn is_probe(&self, kind: Kind, now: Instant) -> bool {
+        let is_idle = self.running + self.waiting < self.limits.threads;
+        let works = PROBE_AFTER_WORKS * self.took[kind as usize].mean;
+        let after = if is_idle { works.min(PROBE_AFTER.as_secs_f64()) } else { PROBE_AFTER.as_secs_f64() };
+        let last = self.admitted_at[kind as usize];
+        last.is_none_or(|at| now.saturating_duration_since(at).as_secs_f64() >= after)
     }
 
     /// How long work that takes so many seconds may wait, when it is expected to wait so long.
@@ -406,20 +425,81 @@ mod tests {
         assert_eq!(ask(&mut admission, now, MS).unwrap_err(), Refusal::QueueFull);
     }
 
+    /// One after the other, as often as they are asked for: how many of `asked` were refused.
+    fn refused(admission: &mut Admission, now: &mut Instant, (asked, every): (usize, Duration), took: Duration) -> usize {
+        let mut refused = 0;
+        for _ in 0..asked {
+            *now += every;
+            match ask(admission, *now, 50 * MS) {
+                Ok(ticket) => {
+                    admission.start(ticket, *now).unwrap();
+                    admission.finish(ticket, Some(took));
+                }
+                Err(_) => refused += 1,
+            }
+        }
+        refused
+    }
+
+    #[test]
+    fn the_first_work_is_slow_and_says_little() {
+        let limits = Limits { threads: 1, queue_max: 50, wait_max: 200 * MS, wait_overload: 20 * MS };
+        let (mut admission, mut now) = (Admission::new(limits), Instant::now());
+        assert_eq!(refused(&mut admission, &mut now, (1, MS), 60 * MS), 0);
+        // Callers who wait 50 ms at most, 200 a second.
+        let of_a_second = refused(&mut admission, &mut now, (200, 5 * MS), 4 * MS);
+        assert!((1..=120).contains(&of_a_second), "{of_a_second} of 200");
+        assert_eq!(refused(&mut admission, &mut now, (200, 5 * MS), 4 * MS), 0);
+    }
+
+    #[test]
+    fn a_thread_that_stood_still_once_says_nothing_and_work_that_has_become_slow_does() {
+        let (mut admission, mut now) = ground();
+        let minute = Duration::from_secs(60);
+        assert_eq!(refused(&mut admission, &mut now, (1, MS), minute), 0);
+        assert_eq!(refused(&mut admission, &mut now, (100, 10 * MS), 10 * MS), 0);
+        let of_thirty = refused(&mut admission, &mut now, (30, 10 * MS), 100 * MS);
+        assert!(of_thirty > 15, "{of_thirty} of 30 that take 100 ms");
+    }
+
     #[test]
     fn a_wrong_estimate_mends() {
         let (mut admission, mut now) = ground();
-        let slow = admission.arrive(Kind::Recommend, None, now).unwrap();
-        admission.start(slow, now).unwrap();
-        admission.finish(slow, Some(Duration::from_secs(60)));
-        assert_eq!(ask(&mut admission, now, 50 * MS).unwrap_err(), Refusal::Deadline);
-        for _ in 0..200 {
-            now += PROBE_AFTER;
+        refused(&mut admission, &mut now, (100, PROBE_AFTER), Duration::from_secs(60));
+        assert!(admission.took[Kind::Recommend as usize].mean > 10.0);
+        // The thread works on another kind all the while, so that only the second counts.
+        let other = admission.arrive(Kind::Rank, None, now).unwrap();
+        admission.start(other, now).unwrap();
+        let mut seconds = 0;
+        while ask(&mut admission, now, 50 * MS).is_err_and(|why| why == Refusal::Deadline) {
+            seconds += 1;
+            now += PROBE_AFTER - MS;
+            assert!(ask(&mut admission, now, 50 * MS).is_err(), "second {seconds}");
+            now += MS;
             let probe = ask(&mut admission, now, 50 * MS).unwrap();
             admission.start(probe, now).unwrap();
             admission.finish(probe, Some(10 * MS));
         }
-        assert!(ask(&mut admission, now, 50 * MS).is_ok());
+        assert!((10..200).contains(&seconds), "{seconds}");
+    }
+
+    #[test]
+    fn what_is_asked_in_vain_costs_a_fifth_of_an_idle_thread_at_most() {
+        let (mut admission, mut now) = ground();
+        // Work of 100 ms for callers who wait 50; asked 1,000 times a second, for a minute.
+        refused(&mut admission, &mut now, (100, PROBE_AFTER), 100 * MS);
+        let mut worked = Duration::ZERO;
+        for _ in 0..60_000 {
+            now += MS;
+            if let Ok(ticket) = ask(&mut admission, now, 50 * MS) {
+                admission.start(ticket, now).unwrap();
+                now += 100 * MS;
+                worked += 100 * MS;
+                admission.finish(ticket, Some(100 * MS));
+            }
+        }
+        let share = worked.as_secs_f64() / (60.0 + worked.as_secs_f64());
+        assert!((0.1..=0.25).contains(&share), "{share}");
     }
 
     #[test]
