@@ -89,7 +89,7 @@ fn figures(args: &Args, run: &Run) -> Vec<Figure> {
             let (per_min, error) = (per_s * 60.0 / MIB, error * 60.0 / MIB);
             let (first, last) = (means[0].1 / MIB, means[means.len() - 1].1 / MIB);
             let value = format!("{per_min:+.4} +- {error:.4} MiB/min");
-            let bound = format!("within two standard errors of none ({first:.1} to {last:.1} MiB)");
+            let bound = format!("at most two standard errors above none ({first:.1} to {last:.1} MiB)");
             figure("slope of resident memory", value, bound, per_min <= 2.0 * error)
         }
         None => figure("slope of resident memory", "unknown", "too few readings", false),

@@ -3,13 +3,15 @@
 Trees: 300 of depth 6 over 85 columns, trained here by XGBoost on random rows with unknown values, exported as every
 ranker is. Dense: a network of 168 -> 256 -> 128 -> 1 as PyTorch exports one, bare, and once with what deployed networks
 have before it (unknown values filled, columns scaled) and behind it (a sigmoid). Scores are compared first. Then they
-take turns; times are what the thread used of the processor, medians count.
+take turns on one core, since cores are not equally fast when a host lends them; times are what the thread used of the
+processor, medians count.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import statistics
 import subprocess
 import tempfile
@@ -154,8 +156,10 @@ def compare(model: Model, binary: str, folder: Path, rounds: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ours", required=True, help="the example ranker_peer")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=31)
     args = parser.parse_args()
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     print(f"{ROWS} rows, one thread each, {args.rounds} turns of {CALLS} calls, medians of CPU time")
     print(f"{'':<40}{'ours us':>10}{'onnxruntime':>13}{'times':>8}{'difference':>12}")
     with tempfile.TemporaryDirectory() as name:
