@@ -283,8 +283,9 @@ fn work(shared: &Shared, number: usize) {
             state = shared.state();
             if may_run.is_ok() {
                 // What nobody waited for was not run: it says nothing of how long such work takes.
-                let took = reply.is_some().then(|| started.elapsed());
-                state.admission.finish(ticket, took);
+                let ended = Instant::now();
+                let took = reply.is_some().then(|| ended.saturating_duration_since(started));
+                state.admission.finish(ticket, took, ended);
             }
             // Only now: who asks again at once must not find this still running.
             if let Some(reply) = reply {

@@ -10,13 +10,16 @@ use marquee_proto::v1::recommendation_service_client::RecommendationServiceClien
 use serde_json::{Value, json};
 use tonic::transport::{Channel, Endpoint};
 
+use super::whole::Parts;
 use super::{Bench, median, print};
 use crate::generate::END_MS;
 
 /// Ranked requests of one run; the processor's clock ticks a hundred times a second.
 const REQUESTS: usize = 1_000;
-/// Runs; the median counts.
-const RUNS: usize = 3;
+/// Runs, the parts and the server in turn; the median counts.
+const RUNS: usize = 5;
+/// Callers of a server that is busy.
+const CALLERS: usize = 4;
 /// What stage timings may cost, as a share of a ranked request.
 const TIMINGS_SHARE_MAX: f64 = 0.01;
 /// Longest wait for a server.
@@ -115,22 +118,36 @@ pub(super) fn question(user: &str) -> RecommendRequest {
     }
 }
 
-/// Prints the server's CPU a request, the engine's, and the sum of the parts, and their ratios.
+/// Prints the server's CPU a request, the engine's, and the sum of the parts, and their ratios. The parts run in a loop; a server
+/// that one caller asks waits between two requests, and one that several ask seldom does: both are measured.
 ///
 /// # Errors
 /// The server does not start, or answers otherwise than the engine does.
 pub fn compare(bench: &mut Bench, state: &Path, marquee: &Path) -> Result<Value> {
-    let parts = bench.parts()?;
-    let sum = parts.retrieval_us + parts.model_us;
     let runtime = tokio::runtime::Runtime::new().context("starting the runtime")?;
-    let (requests, first_answer_s) = runtime.block_on(measure(bench, state, marquee))?;
-    let server_us = median(requests);
+    let users: Vec<String> =
+        bench.people.iter().map(|person| person.user.as_deref().unwrap_or_default()).map(id).collect();
+    let server = runtime.block_on(Server::start(state, marquee, &users[0], None))?;
+    runtime.block_on(check(bench, &server, &users))?;
+    let (mut parts, mut one, mut several) = (Vec::new(), Vec::new(), Vec::new());
+    for run in 0..RUNS {
+        parts.push(bench.parts()?);
+        // Who comes first finds caches that hold the parts' data.
+        let callers = if run % 2 == 0 { [1, CALLERS] } else { [CALLERS, 1] };
+        for callers in callers {
+            let cost_us = runtime.block_on(cost_us(&server, &users, callers))?;
+            if callers == 1 { one.push(cost_us) } else { several.push(cost_us) }
+        }
+    }
+    let part = |which: fn(&Parts) -> f64| median(parts.iter().map(which));
+    let (retrieval_us, model_us) = (part(|parts| parts.retrieval_us), part(|parts| parts.model_us));
+    let (sum, server_us, busy_us) = (retrieval_us + model_us, median(one), median(several));
     print(&format!(
-        "{} items, count {}, cache off, {REQUESTS} requests, median of {RUNS}",
+        "{} items, count {}, cache off, {REQUESTS} requests, median of {RUNS} in turn",
         bench.items(),
         super::COUNT
     ));
-    print(&format!("  server, from its start to its first answer   {first_answer_s:>9.2} s"));
+    print(&format!("  server, from its start to its first answer   {:>9.2} s", server.first_answer_s));
     print("                                              CPU us    / parts");
     let row = |name: &str, us: f64| print(&format!("  {name:<42} {us:>9.1} {:>9.3}", us / sum));
     row("server, a ranked request over gRPC", server_us);
@@ -138,14 +155,16 @@ pub fn compare(bench: &mut Bench, state: &Path, marquee: &Path) -> Result<Value>
     let share = timings_us / server_us;
     print(&format!("    of it stage timings{:32.3}     {:.3} % of it", timings_us, share * 100.0));
     ensure!(share < TIMINGS_SHARE_MAX, "stage timings take {:.2} % of a ranked request", share * 100.0);
-    row("engine, recommend alone", parts.whole_us);
-    row("sources, what they share once", parts.retrieval_us);
-    row("  (each alone, added up)", parts.alone_us);
-    row("model alone", parts.model_us);
+    row(&format!("server, {CALLERS} callers at once"), busy_us);
+    row("engine, recommend alone", part(|parts| parts.whole_us));
+    row("sources, what they share once", retrieval_us);
+    row("  (each alone, added up)", part(|parts| parts.alone_us));
+    row("model alone", model_us);
     row("parts: sources + model", sum);
-    Ok(
-        json!({"items": bench.items(), "server_us": server_us, "timings_us": timings_us, "parts": parts, "ratio": server_us / sum}),
-    )
+    Ok(json!({
+        "items": bench.items(), "server_us": server_us, "busy_us": busy_us, "timings_us": timings_us, "parts": parts,
+        "ratio": server_us / sum, "busy_ratio": busy_us / sum,
+    }))
 }
 
 /// Microseconds of CPU that taking and keeping the times of the stages costs a request, by the example `stage_cost` that is
@@ -157,12 +176,14 @@ fn timings_us(marquee: &Path) -> Result<f64> {
     Ok(ns / 1000.0)
 }
 
-async fn measure(bench: &Bench, state: &Path, marquee: &Path) -> Result<(Vec<f64>, f64)> {
-    let id = |at: usize| bench.people[at].user.as_deref().unwrap_or_default().trim_start_matches("u:").to_owned();
-    let users: Vec<String> = (0..bench.people.len()).map(id).collect();
-    let server = Server::start(state, marquee, &users[0], None).await?;
+/// The id of a user of the store, from the key that the engine knows.
+fn id(key: &str) -> String {
+    key.trim_start_matches("u:").to_owned()
+}
+
+/// Asks for everybody once, so that profiles are in memory; the slates must be the engine's.
+async fn check(bench: &Bench, server: &Server, users: &[String]) -> Result<()> {
     let mut client = server.client().await?;
-    // Everybody once, so that profiles are in memory; the slates must be the engine's.
     let mut equal = 0;
     for (at, user) in users.iter().enumerate() {
         let slate = client.recommend(question(user)).await?.into_inner();
@@ -173,14 +194,31 @@ async fn measure(bench: &Bench, state: &Path, marquee: &Path) -> Result<(Vec<f64
     }
     // Its clock is seconds later than the bench's: an item may have come of age meanwhile.
     ensure!(equal * 10 >= users.len() * 9, "{equal} of {} slates are the engine's", users.len());
-    let mut costs = Vec::new();
-    for _ in 0..RUNS {
-        let before = server.cpu_us()?;
-        for at in 0..REQUESTS {
-            let slate = client.recommend(question(&users[at % users.len()])).await?.into_inner();
-            ensure!(slate.results.len() == super::COUNT, "{} items", slate.results.len());
-        }
-        costs.push((server.cpu_us()? - before) / REQUESTS as f64);
+    Ok(())
+}
+
+/// Microseconds of the server's CPU that a request takes when so many callers, each with a connection, wait for their answers.
+async fn cost_us(server: &Server, users: &[String], callers: usize) -> Result<f64> {
+    let mut clients = Vec::new();
+    for _ in 0..callers {
+        clients.push(server.client().await?);
     }
-    Ok((costs, server.first_answer_s))
+    let before = server.cpu_us()?;
+    let mut tasks = tokio::task::JoinSet::new();
+    for (caller, mut client) in clients.into_iter().enumerate() {
+        let users = users.to_vec();
+        tasks.spawn(async move {
+            for at in (caller..REQUESTS).step_by(callers) {
+                let slate = client.recommend(question(&users[at % users.len()])).await?.into_inner();
+                ensure!(slate.results.len() == super::COUNT, "{} items", slate.results.len());
+                let is_whole = slate.degraded.is_none_or(|degraded| degraded.parts.is_empty());
+                ensure!(is_whole, "user {}: degraded", users[at % users.len()]);
+            }
+            Ok(())
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done??;
+    }
+    Ok((server.cpu_us()? - before) / REQUESTS as f64)
 }
