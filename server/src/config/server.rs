@@ -32,7 +32,7 @@ pub struct Server {
     pub queue_max_requests: usize,
     /// How long a request may wait for one of them; one that would wait longer is refused when it arrives.
     pub queue_wait_max_ms: u64,
-    /// The same under lasting overload: a tenth of a second of work on each thread has not brought the wait below it.
+    /// The same under lasting overload: a quarter of a second of work on each thread has not brought the wait below it.
     pub queue_wait_overload_ms: u64,
     /// Calls that may run at once, on all connections together; more are refused. Health is always answered.
     pub in_flight_max_requests: usize,
