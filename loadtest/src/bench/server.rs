@@ -5,8 +5,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
-use marquee_proto::v1::RecommendRequest;
 use marquee_proto::v1::recommendation_service_client::RecommendationServiceClient;
+use marquee_proto::v1::{RecommendRequest, RecommendResponse};
 use serde_json::{Value, json};
 use tonic::transport::{Channel, Endpoint};
 
@@ -181,13 +181,20 @@ fn id(key: &str) -> String {
     key.trim_start_matches("u:").to_owned()
 }
 
+/// A user's slate, neither degraded nor short.
+async fn whole_slate(client: &mut RecommendationServiceClient<Channel>, user: &str) -> Result<RecommendResponse> {
+    let slate = client.recommend(question(user)).await?.into_inner();
+    ensure!(slate.results.len() == super::COUNT, "user {user}: {} items", slate.results.len());
+    ensure!(slate.degraded.as_ref().is_none_or(|degraded| degraded.parts.is_empty()), "user {user}: degraded");
+    Ok(slate)
+}
+
 /// Asks for everybody once, so that profiles are in memory; the slates must be the engine's.
 async fn check(bench: &Bench, server: &Server, users: &[String]) -> Result<()> {
     let mut client = server.client().await?;
     let mut equal = 0;
     for (at, user) in users.iter().enumerate() {
-        let slate = client.recommend(question(user)).await?.into_inner();
-        ensure!(slate.degraded.is_none_or(|degraded| degraded.parts.is_empty()), "user {user}: degraded");
+        let slate = whole_slate(&mut client, user).await?;
         let ours = bench.recommend(at);
         equal +=
             usize::from(slate.results.iter().map(|item| &item.item_id).eq(ours.items.iter().map(|item| &*item.id)));
@@ -209,12 +216,9 @@ async fn cost_us(server: &Server, users: &[String], callers: usize) -> Result<f6
         let users = users.to_vec();
         tasks.spawn(async move {
             for at in (caller..REQUESTS).step_by(callers) {
-                let slate = client.recommend(question(&users[at % users.len()])).await?.into_inner();
-                ensure!(slate.results.len() == super::COUNT, "{} items", slate.results.len());
-                let is_whole = slate.degraded.is_none_or(|degraded| degraded.parts.is_empty());
-                ensure!(is_whole, "user {}: degraded", users[at % users.len()]);
+                whole_slate(&mut client, &users[at % users.len()]).await?;
             }
-            Ok(())
+            anyhow::Ok(())
         });
     }
     while let Some(done) = tasks.join_next().await {
