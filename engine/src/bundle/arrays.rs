@@ -1,35 +1,77 @@
 //! Named dense arrays in safetensors files: reading with every length and type checked, writing in place.
 
 use std::collections::HashMap;
+use std::io::{ErrorKind, Read};
 use std::path::Path;
 
-use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
+use safetensors::tensor::{Dtype, Metadata, TensorInfo, TensorView, serialize};
 
 use super::Error;
 
-/// The arrays of one file.
+/// Bytes that are decoded at once: a multiple of the size of every type.
+const PIECE_BYTES: usize = 64 * 1024;
+
+/// The arrays of one file, decoded. Asking for one takes it, so that numbers are not copied.
 #[derive(Debug)]
-pub struct Arrays<'a> {
-    file: &'a str,
-    tensors: SafeTensors<'a>,
+pub struct Arrays {
+    file: String,
+    arrays: HashMap<String, (TensorInfo, Numbers)>,
     metadata: HashMap<String, String>,
 }
 
-impl<'a> Arrays<'a> {
-    /// Reads the header; `file` is the name used in errors.
+impl Arrays {
+    /// Reads a file of so many bytes, once and in order; `file` is the name used in errors.
     ///
     /// # Errors
-    /// Not a safetensors file, or one whose header disagrees with its length.
-    pub fn parse(file: &'a str, bytes: &'a [u8]) -> Result<Arrays<'a>, Error> {
-        let wrong = |error: safetensors::SafeTensorError| Error::format(file, error.to_string());
-        let (_, header) = SafeTensors::read_metadata(bytes).map_err(wrong)?;
-        let metadata = header.metadata().clone().unwrap_or_default();
-        Ok(Arrays { file, tensors: SafeTensors::deserialize(bytes).map_err(wrong)?, metadata })
+    /// Not a safetensors file, one whose header disagrees with its length, or one that cannot be read.
+    pub fn read(file: &str, bytes: u64, from: &mut impl Read) -> Result<Arrays, Error> {
+        let wrong = |why: String| Error::format(file, why);
+        let unread = |error: std::io::Error| match error.kind() {
+            ErrorKind::UnexpectedEof => Error::format(file, "it ends before its arrays do"),
+            _ => Error::read(Path::new(file), &error),
+        };
+        let mut len = [0; size_of::<u64>()];
+        from.read_exact(&mut len).map_err(unread)?;
+        let header_bytes = u64::from_le_bytes(len);
+        let arrays_at = header_bytes.checked_add(size_of::<u64>() as u64).filter(|&at| at <= bytes);
+        let arrays_at = arrays_at.ok_or_else(|| wrong(format!("a header of {header_bytes} bytes in {bytes}")))?;
+        let mut header = vec![0; header_bytes as usize];
+        from.read_exact(&mut header).map_err(unread)?;
+        // Checks that arrays follow on each other and are as long as their shapes say.
+        let header: Metadata = serde_json::from_slice(&header).map_err(|error| wrong(format!("header: {error}")))?;
+        if arrays_at + header.data_len() as u64 != bytes {
+            let data = header.data_len();
+            return Err(wrong(format!("{data} bytes of arrays after {arrays_at} of header, in {bytes}")));
+        }
+        let mut piece = vec![0; PIECE_BYTES];
+        let mut arrays = HashMap::new();
+        for name in header.offset_keys() {
+            let info = header.info(&name).expect("it is one of them").clone();
+            let bytes = info.data_offsets.1 - info.data_offsets.0;
+            let numbers = Numbers::read(info.dtype, bytes, from, &mut piece).map_err(unread)?;
+            arrays.insert(name, (info, numbers));
+        }
+        Ok(Arrays { file: file.to_owned(), arrays, metadata: header.metadata().clone().unwrap_or_default() })
     }
 
-    /// Whether there is an array of that name.
+    /// Reads the file at `path`; `None` when there is none.
+    ///
+    /// # Errors
+    /// As [`Arrays::read`].
+    pub fn open(path: &Path) -> Result<Option<Arrays>, Error> {
+        let unread = |error| Error::read(path, &error);
+        let mut file = match std::fs::File::open(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            file => file.map_err(unread)?,
+        };
+        let bytes = file.metadata().map_err(unread)?.len();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        Arrays::read(&name, bytes, &mut file).map(Some)
+    }
+
+    /// Whether there is an array of that name, not yet taken.
     pub fn has(&self, name: &str) -> bool {
-        self.tensors.tensor(name).is_ok()
+        self.arrays.contains_key(name)
     }
 
     /// A text of the header.
@@ -38,37 +80,38 @@ impl<'a> Arrays<'a> {
     /// There is none of that name.
     pub fn text(&self, name: &str) -> Result<&str, Error> {
         let found = self.metadata.get(name).map(String::as_str);
-        found.ok_or_else(|| Error::format(self.file, format!("no {name:?} in the header")))
+        found.ok_or_else(|| Error::format(&self.file, format!("no {name:?} in the header")))
     }
 
-    /// Numbers of an array with its shape.
+    /// Takes the numbers of an array, with its shape.
     ///
     /// # Errors
     /// No such array, or one of another type.
-    pub fn numbers<T: Number>(&self, name: &str) -> Result<(Vec<T>, Vec<usize>), Error> {
-        let tensor = self.tensors.tensor(name).map_err(|_| Error::format(self.file, format!("no array {name:?}")))?;
-        if tensor.dtype() != T::DTYPE {
-            let (found, wanted) = (tensor.dtype(), T::DTYPE);
-            return Err(Error::format(self.file, format!("{name:?} holds {found:?}, not {wanted:?}")));
-        }
-        let numbers = tensor.data().chunks_exact(size_of::<T>()).map(T::read).collect();
-        Ok((numbers, tensor.shape().to_vec()))
+    pub fn numbers<T: Number>(&mut self, name: &str) -> Result<(Vec<T>, Vec<usize>), Error> {
+        let Some((info, numbers)) = self.arrays.remove(name) else {
+            return Err(Error::format(&self.file, format!("no array {name:?}")));
+        };
+        let (found, wanted) = (info.dtype, T::DTYPE);
+        let numbers = T::of(numbers);
+        let numbers =
+            numbers.ok_or_else(|| Error::format(&self.file, format!("{name:?} holds {found:?}, not {wanted:?}")))?;
+        Ok((numbers, info.shape))
     }
 
-    /// A vector of known length.
+    /// Takes a vector of known length.
     ///
     /// # Errors
     /// As [`Arrays::numbers`], or another shape.
-    pub fn vector<T: Number>(&self, name: &str, len: usize) -> Result<Vec<T>, Error> {
+    pub fn vector<T: Number>(&mut self, name: &str, len: usize) -> Result<Vec<T>, Error> {
         let (numbers, shape) = self.numbers(name)?;
         if shape == [len] { Ok(numbers) } else { Err(self.shape(name, &shape, &[len])) }
     }
 
-    /// A matrix with a known number of rows; gives its columns too.
+    /// Takes a matrix with a known number of rows; gives its columns too.
     ///
     /// # Errors
     /// As [`Arrays::numbers`], or another shape.
-    pub fn matrix<T: Number>(&self, name: &str, rows: usize) -> Result<(Vec<T>, usize), Error> {
+    pub fn matrix<T: Number>(&mut self, name: &str, rows: usize) -> Result<(Vec<T>, usize), Error> {
         let (numbers, shape) = self.numbers(name)?;
         match shape[..] {
             [found, columns] if found == rows => Ok((numbers, columns)),
@@ -77,7 +120,7 @@ impl<'a> Arrays<'a> {
     }
 
     fn shape(&self, name: &str, found: &[usize], wanted: &[usize]) -> Error {
-        Error::format(self.file, format!("{name:?} has shape {found:?}, not {wanted:?}"))
+        Error::format(&self.file, format!("{name:?} has shape {found:?}, not {wanted:?}"))
     }
 }
 
@@ -85,27 +128,69 @@ impl<'a> Arrays<'a> {
 pub trait Number: Copy {
     /// Its type in the file.
     const DTYPE: Dtype;
-    /// From its little-endian bytes, exactly as many as it has.
-    fn read(bytes: &[u8]) -> Self;
+    /// The numbers, if they are of this type.
+    fn of(numbers: Numbers) -> Option<Vec<Self>>;
     /// Adds its little-endian bytes.
     fn write(self, bytes: &mut Vec<u8>);
 }
 
 macro_rules! number {
-    ($($type:ty => $dtype:ident),*) => {$(
-        impl Number for $type {
+    ($($type:ty => $dtype:ident),*) => {
+        /// Numbers of an array, by their type.
+        #[derive(Debug)]
+        pub enum Numbers {
+            $(
+                #[doc = concat!("`", stringify!($type), "`")]
+                $dtype(Vec<$type>),
+            )*
+            /// Of a type that no array of a bundle has: passed over.
+            Other,
+        }
+
+        impl Numbers {
+            fn read(dtype: Dtype, bytes: usize, from: &mut impl Read, piece: &mut [u8]) -> std::io::Result<Numbers> {
+                Ok(match dtype {
+                    $(Dtype::$dtype => {
+                        let mut numbers = Vec::with_capacity(bytes / size_of::<$type>());
+                        pieces(bytes, from, piece, |piece| {
+                            let (whole, _) = piece.as_chunks();
+                            numbers.extend(whole.iter().map(|&bytes| <$type>::from_le_bytes(bytes)));
+                        })?;
+                        Numbers::$dtype(numbers)
+                    })*
+                    _ => {
+                        pieces(bytes, from, piece, |_| ())?;
+                        Numbers::Other
+                    }
+                })
+            }
+        }
+
+        $(impl Number for $type {
             const DTYPE: Dtype = Dtype::$dtype;
-            fn read(bytes: &[u8]) -> $type {
-                <$type>::from_le_bytes(bytes.try_into().expect("chunks have the size of the type"))
+            fn of(numbers: Numbers) -> Option<Vec<$type>> {
+                if let Numbers::$dtype(numbers) = numbers { Some(numbers) } else { None }
             }
             fn write(self, bytes: &mut Vec<u8>) {
                 bytes.extend_from_slice(&self.to_le_bytes());
             }
-        }
-    )*};
+        })*
+    };
 }
 
 number!(f32 => F32, i64 => I64, u64 => U64, i32 => I32, u32 => U32, u16 => U16, u8 => U8);
+
+/// Reads so many bytes, a piece at a time.
+fn pieces(bytes: usize, from: &mut impl Read, piece: &mut [u8], mut each: impl FnMut(&[u8])) -> std::io::Result<()> {
+    let mut left = bytes;
+    while left > 0 {
+        let some = left.min(piece.len());
+        from.read_exact(&mut piece[..some])?;
+        each(&piece[..some]);
+        left -= some;
+    }
+    Ok(())
+}
 
 /// Collects arrays and writes them as one file.
 #[derive(Debug, Default)]

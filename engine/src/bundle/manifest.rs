@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::Error;
+use super::files::Hashed;
 use crate::types::{Seq, TimeMs};
 
 /// The format that this build writes. It reads this one and [`FORMAT_VERSION_OLDEST`] to it.
@@ -85,6 +86,16 @@ pub struct FileEntry {
     pub sha256: String,
 }
 
+impl FileEntry {
+    /// Of the file at `path`, read piece by piece.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn of(path: &Path) -> std::io::Result<FileEntry> {
+        Hashed::open(path)?.rest()
+    }
+}
+
 impl Manifest {
     /// Whether an event at that position and moment is in the bundle's statistics.
     pub fn holds(&self, seq: Seq, time_ms: TimeMs) -> bool {
@@ -131,7 +142,7 @@ impl Manifest {
 
     fn own_digest(&self) -> String {
         let bare = Manifest { digest: String::new(), ..self.clone() };
-        sha256_hex(bare.to_text().as_bytes())
+        hex(&Sha256::digest(bare.to_text().as_bytes()))
     }
 
     fn to_text(&self) -> String {
@@ -141,7 +152,7 @@ impl Manifest {
     }
 }
 
-/// SHA-256 in hexadecimal.
-pub(super) fn sha256_hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+/// In hexadecimal.
+pub(super) fn hex(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -19,6 +19,7 @@ use crate::types::{Row, TimeMs};
 use crate::world::{Arrivals, Chunked, Flags, Histogram, ItemRow, ItemStats, Terms, Totals};
 
 pub mod arrays;
+mod files;
 mod manifest;
 mod neighbours;
 mod read;

@@ -18,7 +18,7 @@ impl Neighbours {
     ///
     /// # Errors
     /// Offsets that fall or end elsewhere, columns out of range, weights that are not finite.
-    pub fn read(arrays: &Arrays<'_>, prefix: &str, rows: usize, columns: usize) -> Result<Neighbours, Error> {
+    pub fn read(arrays: &mut Arrays, prefix: &str, rows: usize, columns: usize) -> Result<Neighbours, Error> {
         let name = |part: &str| format!("{prefix}{part}");
         let offsets: Vec<i64> = arrays.vector(&name("offsets"), rows + 1)?;
         let (items, _) = arrays.numbers::<u32>(&name("item"))?;
@@ -90,7 +90,7 @@ impl Likes {
     ///
     /// # Errors
     /// As there.
-    pub fn read(arrays: &Arrays<'_>, prefix: &str, users: usize, items: usize) -> Result<Likes, Error> {
+    pub fn read(arrays: &mut Arrays, prefix: &str, users: usize, items: usize) -> Result<Likes, Error> {
         let lists = Neighbours::read(arrays, prefix, users, items)?;
         let times_ms = arrays.vector(&format!("{prefix}time_ms"), lists.items.len())?;
         Ok(Likes { lists, times_ms })

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::arrays::{Arrays, ArraysWriter};
-use super::manifest::{Counts, FORMAT_VERSION, FileEntry, MANIFEST_FILE, Manifest, Signature, sha256_hex};
-use super::read::{check_golden, content_model, user_hash, vectors, vocabulary};
+use super::manifest::{Counts, FORMAT_VERSION, FileEntry, MANIFEST_FILE, Manifest, Signature};
+use super::read::{check_golden, content_model, user_hash, vocabulary};
 use super::{Bundle, Error, Likes, MATRICES, Neighbours, OpenOptions};
 use crate::index::{BuildParams, Vectors, build};
 use crate::rank::Ranker;
@@ -186,20 +186,19 @@ impl Draft<'_> {
         grow: &mut impl FnMut(&str, &Vectors) -> Result<(), Error>,
     ) -> Result<usize, Error> {
         const FILE: &str = "embedding.safetensors";
-        let Some(bytes) = self.trained(FILE)? else { return Ok(0) };
-        let arrays = Arrays::parse(FILE, &bytes)?;
-        let vectors_of_items = vectors(&arrays, FILE, "items", items)?;
-        grow("embedding", &vectors_of_items)?;
+        let Some(mut arrays) = self.arrays(FILE)? else { return Ok(0) };
         let (numbers, dims) = arrays.matrix::<f32>("items", items)?;
+        let wrong = |error: crate::index::Error| Error::format(FILE, error.to_string());
+        grow("embedding", &Vectors::from_rows(&numbers, dims).map_err(wrong)?)?;
         ArraysWriter::default()
             .add("items", &[items, dims], &numbers)
             // As arrays: texts of the header have no order, and equal contents are to have equal bytes.
             .add("alpha", &[1], &[positive(&arrays, FILE, "alpha")?])
             .add("regularization", &[1], &[positive(&arrays, FILE, "regularization")?])
             .write(&self.folder.join(FILE))?;
-        let Some(likes_bytes) = self.trained("likes.safetensors")? else { return Ok(0) };
+        let Some(mut likes) = self.arrays("likes.safetensors")? else { return Ok(0) };
         let users = self.parts.users.len();
-        let likes = Likes::read(&Arrays::parse("likes.safetensors", &likes_bytes)?, "", users, items)?;
+        let likes = Likes::read(&mut likes, "", users, items)?;
         let (mut numbers, dims) = arrays.matrix::<f32>("users", users)?;
         numbers.chunks_exact_mut(dims.max(1)).for_each(normalise);
         let hashes: Vec<u64> = self.parts.users.iter().map(|key| user_hash(key)).collect();
@@ -214,16 +213,16 @@ impl Draft<'_> {
 
     fn write_content(&self, grow: &mut impl FnMut(&str, &Vectors) -> Result<(), Error>) -> Result<(), Error> {
         const FILE: &str = "content.safetensors";
-        let Some(bytes) = self.trained(FILE)? else { return Ok(()) };
+        let Some(mut arrays) = self.arrays(FILE)? else { return Ok(()) };
         let path = &self.parts.files.vocabulary;
         let words = fs::read(path).map_err(|error| Error::read(path, &error))?;
         let tokens = vocabulary(&words)?;
-        let arrays = Arrays::parse(FILE, &bytes)?;
-        let model = content_model(&arrays, FILE, &tokens)?;
-        let numbers: Vec<f32> = self.parts.items.iter().flat_map(|item| model.vector(item)).collect();
+        let idf = arrays.vector::<f32>("idf", tokens.len())?;
         let (projection, dims) = arrays.matrix::<f32>("projection", tokens.len())?;
+        let model = content_model(FILE, &tokens, idf.clone(), projection.clone())?;
+        let numbers: Vec<f32> = self.parts.items.iter().flat_map(|item| model.vector(item)).collect();
         ArraysWriter::default()
-            .add("idf", &[tokens.len()], &arrays.vector::<f32>("idf", tokens.len())?)
+            .add("idf", &[tokens.len()], &idf)
             .add("projection", &[tokens.len(), dims], &projection)
             .add("items", &[self.parts.items.len(), dims], &numbers)
             .write(&self.folder.join(FILE))?;
@@ -236,8 +235,8 @@ impl Draft<'_> {
         let mut writer = ArraysWriter::default();
         for name in MATRICES {
             let file = format!("{name}.safetensors");
-            if let Some(bytes) = self.trained(&file)? {
-                let matrix = Neighbours::read(&Arrays::parse(&file, &bytes)?, "", items, items)?;
+            if let Some(mut arrays) = self.arrays(&file)? {
+                let matrix = Neighbours::read(&mut arrays, "", items, items)?;
                 matrix.write(&mut writer, &format!("{name}."));
             }
         }
@@ -250,10 +249,15 @@ impl Draft<'_> {
         let ranker = Ranker::from_onnx(&model, columns)?;
         let golden = self.trained("golden.safetensors")?;
         let golden = golden.ok_or_else(|| Error::format("golden.safetensors", "a ranker needs golden rows"))?;
-        check_golden(&ranker, &Arrays::parse("golden.safetensors", &golden)?, columns)?;
+        let mut rows = Arrays::read("golden.safetensors", golden.len() as u64, &mut &golden[..])?;
+        check_golden(&ranker, &mut rows, columns)?;
         self.put("ranker.onnx", &model)?;
         self.put("golden.safetensors", &golden)?;
         Ok(Some(Signature { columns, heads: ranker.heads().to_vec() }))
+    }
+
+    fn arrays(&self, name: &str) -> Result<Option<Arrays>, Error> {
+        Arrays::open(&self.parts.files.models.join(name))
     }
 
     fn trained(&self, name: &str) -> Result<Option<Vec<u8>>, Error> {
@@ -274,9 +278,8 @@ impl Draft<'_> {
         let mut entries = BTreeMap::new();
         for entry in fs::read_dir(&self.folder).map_err(|error| Error::read(&self.folder, &error))? {
             let path = entry.map_err(|error| Error::read(&self.folder, &error))?.path();
-            let bytes = fs::read(&path).map_err(|error| Error::read(&path, &error))?;
             let name = path.file_name().expect("an entry has a name").to_string_lossy().into_owned();
-            entries.insert(name, FileEntry { bytes: bytes.len() as u64, sha256: sha256_hex(&bytes) });
+            entries.insert(name, FileEntry::of(&path).map_err(|error| Error::read(&path, &error))?);
         }
         Ok(entries)
     }
@@ -292,7 +295,7 @@ fn normalise(vector: &mut [f32]) {
 }
 
 /// A positive number from the header of a trained file.
-fn positive(arrays: &Arrays<'_>, file: &str, name: &str) -> Result<f32, Error> {
+fn positive(arrays: &Arrays, file: &str, name: &str) -> Result<f32, Error> {
     let text = arrays.text(name)?;
     let number = text.parse::<f32>().ok().filter(|number| number.is_finite() && *number > 0.0);
     number.ok_or_else(|| Error::format(file, format!("{name} is {text:?}, not a positive number")))

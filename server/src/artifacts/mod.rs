@@ -10,14 +10,12 @@ mod folder;
 mod s3;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use marquee_engine::bundle::Manifest;
-use sha2::{Digest, Sha256};
+use marquee_engine::bundle::{FileEntry, Manifest};
 
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -139,28 +137,14 @@ fn check_folder(folder: &Path) -> Result<Manifest> {
     check_version(&manifest.version)?;
     for (name, entry) in &manifest.files {
         let path = folder.join(name);
-        let found = if is_plain(name) { sha256_of(&path) } else { Err(std::io::ErrorKind::InvalidFilename.into()) };
+        let found = if is_plain(name) { FileEntry::of(&path) } else { Err(std::io::ErrorKind::InvalidFilename.into()) };
         match found {
-            Ok((bytes, sha256)) if bytes == entry.bytes && sha256 == entry.sha256 => (),
+            Ok(found) if found == *entry => (),
             Ok(_) => return Err(refuse(format!("{name} is not what the manifest says"))),
             Err(error) => return Err(refuse(format!("{name}: {error}"))),
         }
     }
     Ok(manifest)
-}
-
-/// Size and SHA-256 of a file, read piece by piece. Blocking.
-fn sha256_of(path: &Path) -> std::io::Result<(u64, String)> {
-    let (mut file, mut digest, mut piece) = (std::fs::File::open(path)?, Sha256::new(), vec![0_u8; 256 * 1024]);
-    let mut bytes = 0;
-    loop {
-        let count = file.read(&mut piece)?;
-        if count == 0 {
-            return Ok((bytes, digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()));
-        }
-        digest.update(&piece[..count]);
-        bytes += count as u64;
-    }
 }
 
 /// Runs what blocks on the threads for that.

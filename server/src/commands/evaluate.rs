@@ -253,8 +253,8 @@ fn measure_lists(
     let paths = files.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
     for path in paths.iter().filter(|path| path.extension().is_some_and(|end| end == "safetensors")) {
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
-        let (rows, width) = Arrays::parse(&name, &bytes)?.matrix::<u32>("items", questions.len())?;
+        let mut arrays = Arrays::open(path)?.with_context(|| format!("{}: it is gone", path.display()))?;
+        let (rows, width) = arrays.matrix::<u32>("items", questions.len())?;
         let mut tally = Tally::default();
         for (question, list) in questions.iter().zip(rows.chunks_exact(width.max(1))) {
             let list = list.iter().filter_map(|&row| catalogue.get(row as usize)).map(|item| item.id.clone());

@@ -13,7 +13,7 @@ use tokio_stream::StreamExt;
 
 use super::cache::Cache;
 use super::{Bounds, S3, failed};
-use crate::artifacts::{backoff, blocking, disk, is_plain, sha256_of};
+use crate::artifacts::{backoff, blocking, disk, is_plain};
 use crate::error::{Error, Result};
 use crate::telemetry::Metrics;
 
@@ -135,10 +135,7 @@ impl Transfer {
         }
         file.sync_all().await.map_err(io)?;
         let (path, entry) = (self.to.clone(), self.entry.clone());
-        let compare = move || {
-            let found = sha256_of(&path).map_err(disk)?;
-            Ok(found == (entry.bytes, entry.sha256))
-        };
+        let compare = move || Ok(FileEntry::of(&path).map_err(disk)? == entry);
         if blocking("checking a file", compare).await.map_err(Stop::Failed)? {
             return Ok(());
         }

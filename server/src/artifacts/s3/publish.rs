@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 
 use super::{CLAIM, S3, failed};
 use crate::artifacts::folder::taken;
-use crate::artifacts::{Published, blocking, check_folder, disk, sha256_of};
+use crate::artifacts::{Published, blocking, check_folder, disk};
 use crate::error::{Error, Result};
 
 /// The metadata that says what an object is: so that a publication can go on where it was cut off.
@@ -56,10 +56,9 @@ impl S3 {
     pub(super) async fn upload(&self, file: &Path, at: &Key) -> Result<()> {
         let path = file.to_owned();
         let found = blocking("reading a file", move || {
-            sha256_of(&path).map_err(|error| Error::invalid("file", format!("{}: {error}", path.display())))
+            FileEntry::of(&path).map_err(|error| Error::invalid("file", format!("{}: {error}", path.display())))
         });
-        let (bytes, sha256) = found.await?;
-        self.send(file, at, &FileEntry { bytes, sha256 }).await
+        self.send(file, at, &found.await?).await
     }
 
     /// Puts a small text unless something is there. Tells whether that text is there now.
