@@ -64,7 +64,7 @@ impl ContentModel {
     ///
     /// # Errors
     /// Lengths that do not agree, a token twice, a number that is not finite.
-    pub fn new(vocabulary: &[String], idf: Vec<f32>, projection: Vec<f32>) -> Result<ContentModel, String> {
+    pub fn new(vocabulary: Vec<String>, idf: Vec<f32>, projection: Vec<f32>) -> Result<ContentModel, String> {
         let size = vocabulary.len();
         if idf.len() != size || size == 0 || !projection.len().is_multiple_of(size) || projection.is_empty() {
             return Err(format!("{size} tokens, {} idf, {} numbers of projection", idf.len(), projection.len()));
@@ -72,7 +72,7 @@ impl ContentModel {
         if !idf.iter().chain(&projection).all(|number| number.is_finite()) {
             return Err("a number is not finite".to_owned());
         }
-        let map: FxHashMap<String, u32> = vocabulary.iter().cloned().zip(0..).collect();
+        let map: FxHashMap<String, u32> = vocabulary.into_iter().zip(0..).collect();
         if map.len() != size {
             return Err("a token stands twice in the vocabulary".to_owned());
         }
@@ -129,8 +129,8 @@ mod tests {
 
     #[test]
     fn a_vector_has_length_one_or_is_zero() {
-        let vocabulary = ["genre:crime".to_owned(), "text:heist".to_owned()];
-        let model = ContentModel::new(&vocabulary, vec![1.0, 2.0], vec![1.0, 0.0, 0.0, 1.0]).unwrap();
+        let vocabulary = vec!["genre:crime".to_owned(), "text:heist".to_owned()];
+        let model = ContentModel::new(vocabulary, vec![1.0, 2.0], vec![1.0, 0.0, 0.0, 1.0]).unwrap();
         let norm: f32 = model.vector(&film()).iter().map(|x| x * x).sum();
         assert!((norm - 1.0).abs() < 1e-6);
         assert_eq!(model.vector(&Item::default()), vec![0.0, 0.0]);
@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn lengths_that_disagree_are_refused() {
-        assert!(ContentModel::new(&["a".to_owned()], vec![1.0, 1.0], vec![1.0]).is_err());
-        assert!(ContentModel::new(&["a".to_owned(), "a".to_owned()], vec![1.0, 1.0], vec![1.0, 1.0]).is_err());
+        assert!(ContentModel::new(vec!["a".to_owned()], vec![1.0, 1.0], vec![1.0]).is_err());
+        assert!(ContentModel::new(vec!["a".to_owned(), "a".to_owned()], vec![1.0, 1.0], vec![1.0, 1.0]).is_err());
     }
 }

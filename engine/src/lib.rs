@@ -5,6 +5,7 @@
 //! `RecommendRequest -> Query -> candidates -> feature matrix -> scores -> Slate`; each stage returns its own type, so
 //! that none can read what is not computed yet.
 
+mod attributes;
 mod blend;
 pub mod bundle;
 pub mod content;

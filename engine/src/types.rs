@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::attributes::Attributes;
+
 /// Milliseconds since the Unix epoch, UTC.
 pub type TimeMs = i64;
 
@@ -61,8 +63,8 @@ pub struct Item {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created_ms: Option<TimeMs>,
     /// Anything else; request filters can test it.
-    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
-    pub attributes: serde_json::Map<String, serde_json::Value>,
+    #[serde(default, skip_serializing_if = "Attributes::is_empty")]
+    pub attributes: Attributes,
 }
 
 impl Item {

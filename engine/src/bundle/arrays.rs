@@ -7,6 +7,7 @@ use std::path::Path;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo, TensorView, serialize};
 
 use super::Error;
+use crate::index::{self, Vectors};
 
 /// Bytes that are decoded at once: a multiple of the size of every type.
 const PIECE_BYTES: usize = 64 * 1024;
@@ -20,11 +21,12 @@ pub struct Arrays {
 }
 
 impl Arrays {
-    /// Reads a file of so many bytes, once and in order; `file` is the name used in errors.
+    /// Reads a file of so many bytes, once and in order; `file` is the name used in errors. The matrix `vectors` becomes
+    /// [`Vectors`] as it is read, so that no copy of it is made when it is asked for.
     ///
     /// # Errors
     /// Not a safetensors file, one whose header disagrees with its length, or one that cannot be read.
-    pub fn read(file: &str, bytes: u64, from: &mut impl Read) -> Result<Arrays, Error> {
+    pub fn read(file: &str, bytes: u64, vectors: &str, from: &mut impl Read) -> Result<Arrays, Error> {
         let wrong = |why: String| Error::format(file, why);
         let unread = |error: std::io::Error| match error.kind() {
             ErrorKind::UnexpectedEof => Error::format(file, "it ends before its arrays do"),
@@ -48,7 +50,12 @@ impl Arrays {
         for name in header.offset_keys() {
             let info = header.info(&name).expect("it is one of them").clone();
             let bytes = info.data_offsets.1 - info.data_offsets.0;
-            let numbers = Numbers::read(info.dtype, bytes, from, &mut piece).map_err(unread)?;
+            let numbers = match (info.dtype, &info.shape[..]) {
+                (Dtype::F32, &[rows, dims]) if name == vectors => {
+                    Numbers::Vectors(read_vectors(rows, dims, from).map_err(unread)?)
+                }
+                _ => Numbers::read(info.dtype, bytes, from, &mut piece).map_err(unread)?,
+            };
             arrays.insert(name, (info, numbers));
         }
         Ok(Arrays { file: file.to_owned(), arrays, metadata: header.metadata().clone().unwrap_or_default() })
@@ -66,7 +73,7 @@ impl Arrays {
         };
         let bytes = file.metadata().map_err(unread)?.len();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        Arrays::read(&name, bytes, &mut file).map(Some)
+        Arrays::read(&name, bytes, "", &mut file).map(Some)
     }
 
     /// Whether there is an array of that name, not yet taken.
@@ -119,6 +126,27 @@ impl Arrays {
         }
     }
 
+    /// Takes a matrix with a known number of rows as vectors.
+    ///
+    /// # Errors
+    /// As [`Arrays::matrix`], or numbers that no vector may hold.
+    pub fn vectors(&mut self, name: &str, rows: usize) -> Result<Vectors, Error> {
+        let vectors = match self.arrays.remove(name) {
+            Some((info, Numbers::Vectors(vectors))) => {
+                if info.shape[0] != rows {
+                    return Err(self.shape(name, &info.shape, &[rows]));
+                }
+                vectors
+            }
+            other => {
+                self.arrays.extend(other.map(|array| (name.to_owned(), array)));
+                let (numbers, dims) = self.matrix::<f32>(name, rows)?;
+                Vectors::from_rows(&numbers, dims)
+            }
+        };
+        vectors.map_err(|error| Error::format(&self.file, error.to_string()))
+    }
+
     fn shape(&self, name: &str, found: &[usize], wanted: &[usize]) -> Error {
         Error::format(&self.file, format!("{name:?} has shape {found:?}, not {wanted:?}"))
     }
@@ -143,6 +171,8 @@ macro_rules! number {
                 #[doc = concat!("`", stringify!($type), "`")]
                 $dtype(Vec<$type>),
             )*
+            /// A matrix of `f32` that is vectors, or why it is not.
+            Vectors(std::result::Result<Vectors, index::Error>),
             /// Of a type that no array of a bundle has: passed over.
             Other,
         }
@@ -179,6 +209,25 @@ macro_rules! number {
 }
 
 number!(f32 => F32, i64 => I64, u64 => U64, i32 => I32, u32 => U32, u16 => U16, u8 => U8);
+
+/// Reads so many rows of `f32`; past one that is none, to their end.
+fn read_vectors(rows: usize, dims: usize, from: &mut impl Read) -> std::io::Result<Result<Vectors, index::Error>> {
+    let bytes = dims * size_of::<f32>();
+    let mut piece = vec![0; (PIECE_BYTES / bytes.max(1)).max(1) * bytes];
+    let (mut row, mut vectors) = (Vec::with_capacity(dims), Vectors::with_capacity(rows, dims));
+    pieces(rows * bytes, from, &mut piece, |piece| {
+        for numbers in piece.chunks_exact(bytes) {
+            row.clear();
+            row.extend(numbers.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)));
+            if let Ok(found) = &mut vectors
+                && let Err(error) = found.push(&row)
+            {
+                vectors = Err(error);
+            }
+        }
+    })?;
+    Ok(vectors)
+}
 
 /// Reads so many bytes, a piece at a time.
 fn pieces(bytes: usize, from: &mut impl Read, piece: &mut [u8], mut each: impl FnMut(&[u8])) -> std::io::Result<()> {
@@ -230,5 +279,42 @@ impl ArraysWriter {
         let bytes = serialize(views, metadata)
             .map_err(|error| Error::format(&path.display().to_string(), error.to_string()))?;
         std::fs::write(path, bytes).map_err(|error| Error::read(path, &error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is written is read, to the bit, in pieces or at once; what is asked for is taken.
+    #[test]
+    fn arrays_come_back_as_they_were_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("all.safetensors");
+        // More than two pieces, and rows that do not divide one.
+        let numbers: Vec<f32> = (0..3 * PIECE_BYTES / 4).map(|at| (at as f32).sin()).collect();
+        let (dims, rows) = (384, numbers.len() / 384);
+        let ids: Vec<u64> = (0..numbers.len() as u64).map(|at| at * at).collect();
+        ArraysWriter::default()
+            .add("numbers", &[rows, dims], &numbers)
+            .add("ids", &[ids.len()], &ids)
+            .add("small", &[3], &[1_u16, 2, 65_535])
+            .add("signed", &[2], &[i64::MIN, -1])
+            .text("said", "so")
+            .write(&path)
+            .unwrap();
+        let mut plain = Arrays::open(&path).unwrap().unwrap();
+        assert_eq!((plain.text("said").unwrap(), plain.has("ids")), ("so", true));
+        assert_eq!(plain.vector::<u64>("ids", ids.len()).unwrap(), ids);
+        assert_eq!(plain.vector::<u16>("small", 3).unwrap(), [1, 2, 65_535]);
+        assert_eq!(plain.vector::<i64>("signed", 2).unwrap(), [i64::MIN, -1]);
+        assert_eq!(plain.vector::<i64>("signed", 2).unwrap_err().to_string(), "all.safetensors: no array \"signed\"");
+        let bytes = std::fs::read(&path).unwrap();
+        let mut asked = Arrays::read("all", bytes.len() as u64, "numbers", &mut &bytes[..]).unwrap();
+        for arrays in [&mut plain, &mut asked] {
+            let vectors = arrays.vectors("numbers", rows).unwrap();
+            assert!((0..rows).all(|row| vectors.row(row) == &numbers[row * dims..(row + 1) * dims]));
+        }
+        assert!(Arrays::open(&folder.path().join("none")).unwrap().is_none());
     }
 }

@@ -70,9 +70,9 @@ impl<'a> Files<'a> {
         self.read(name, decode)?.ok_or_else(|| Error::format(name, "the bundle has no such file"))
     }
 
-    /// The arrays of a file.
-    pub(super) fn arrays(&self, name: &str) -> Result<Option<Arrays>, Error> {
-        self.read(name, |file| Arrays::read(name, file.bytes, file))
+    /// The arrays of a file, one of them as vectors.
+    pub(super) fn arrays(&self, name: &str, vectors: &str) -> Result<Option<Arrays>, Error> {
+        self.read(name, |file| Arrays::read(name, file.bytes, vectors, file))
     }
 
     /// Verifies what nobody read.

@@ -256,10 +256,12 @@ pub(crate) fn gram(vectors: &Vectors) -> Vec<f32> {
     for row in 0..vectors.len() {
         let vector = vectors.row(row);
         for (i, &a) in vector.iter().enumerate() {
-            for (sum, &b) in sums[i * dims..].iter_mut().zip(vector) {
+            // From the diagonal on: the rest is the same products.
+            for (sum, &b) in sums[i * dims + i..(i + 1) * dims].iter_mut().zip(&vector[i..]) {
                 *sum += f64::from(a) * f64::from(b);
             }
         }
     }
-    sums.into_iter().map(|sum| sum as f32).collect()
+    let sum = |at: usize| sums[(at / dims).min(at % dims) * dims + (at / dims).max(at % dims)];
+    (0..dims * dims).map(|at| sum(at) as f32).collect()
 }

@@ -31,7 +31,7 @@ pub(super) fn open(folder: &Path, options: &OpenOptions) -> Result<Bundle, Error
         let base = scope.spawn(|| catalogue(&files, items));
         let matrices = scope.spawn(|| matrices(&files, items));
         let parts = || {
-            let mut graphs = files.arrays("graphs.safetensors")?;
+            let mut graphs = files.arrays("graphs.safetensors", "")?;
             let mut graph = |name: &str, vectors| index(name, vectors, graphs.as_mut(), options);
             let embedding = embedding(&files, items, &mut graph)?;
             let users = users(&files, manifest.counts.users, items, &mut graph)?;
@@ -100,11 +100,6 @@ fn index(name: &str, vectors: Vectors, graphs: Option<&mut Arrays>, options: &Op
     Index::new(vectors, graph, options.exact_below_items).map_err(wrong)
 }
 
-pub(super) fn vectors(arrays: &mut Arrays, file: &str, name: &str, rows: usize) -> Result<Vectors, Error> {
-    let (numbers, dims) = arrays.matrix(name, rows)?;
-    Vectors::from_rows(&numbers, dims).map_err(|error| Error::format(file, error.to_string()))
-}
-
 fn positive(arrays: &mut Arrays, file: &str, name: &str) -> Result<f32, Error> {
     let number = arrays.vector::<f32>(name, 1)?[0];
     let is_positive = number.is_finite() && number > 0.0;
@@ -113,8 +108,8 @@ fn positive(arrays: &mut Arrays, file: &str, name: &str) -> Result<f32, Error> {
 
 fn embedding(files: &Files<'_>, items: usize, graph: &mut Graph<'_>) -> Result<Option<Embedding>, Error> {
     const FILE: &str = "embedding.safetensors";
-    let Some(mut arrays) = files.arrays(FILE)? else { return Ok(None) };
-    let vectors = vectors(&mut arrays, FILE, "items", items)?;
+    let Some(mut arrays) = files.arrays(FILE, "items")? else { return Ok(None) };
+    let vectors = arrays.vectors("items", items)?;
     Ok(Some(Embedding {
         gram: super::gram(&vectors),
         index: graph("embedding", vectors)?,
@@ -125,21 +120,21 @@ fn embedding(files: &Files<'_>, items: usize, graph: &mut Graph<'_>) -> Result<O
 
 fn users(files: &Files<'_>, users: usize, items: usize, graph: &mut Graph<'_>) -> Result<Option<Users>, Error> {
     const FILE: &str = "users.safetensors";
-    let Some(mut arrays) = files.arrays(FILE)? else { return Ok(None) };
+    let Some(mut arrays) = files.arrays(FILE, "vectors")? else { return Ok(None) };
     let hashes: Vec<u64> = arrays.vector("hashes", users)?;
     let by_hash = hashes.iter().copied().zip(0..).collect();
-    let index = graph("users", vectors(&mut arrays, FILE, "vectors", users)?)?;
+    let index = graph("users", arrays.vectors("vectors", users)?)?;
     Ok(Some(Users { index, hashes, by_hash, likes: Likes::read(&mut arrays, "likes.", users, items)? }))
 }
 
 fn content(files: &Files<'_>, items: usize, graph: &mut Graph<'_>) -> Result<Option<Content>, Error> {
     const FILE: &str = "content.safetensors";
-    let Some(mut arrays) = files.arrays(FILE)? else { return Ok(None) };
-    let vocabulary = files.need("vocabulary.jsonl", |file| vocabulary(&file.all()?))?;
+    let Some(mut arrays) = files.arrays(FILE, "items")? else { return Ok(None) };
+    let vocabulary = vocabulary(&files.need("vocabulary.jsonl", Hashed::all)?)?;
     let idf = arrays.vector("idf", vocabulary.len())?;
     let (projection, _) = arrays.matrix("projection", vocabulary.len())?;
-    let model = content_model(FILE, &vocabulary, idf, projection)?;
-    let index = graph("content", vectors(&mut arrays, FILE, "items", items)?)?;
+    let model = content_model(FILE, vocabulary, idf, projection)?;
+    let index = graph("content", arrays.vectors("items", items)?)?;
     if index.dims() != model.dims() {
         return Err(Error::format(FILE, "items and projection have different numbers of columns"));
     }
@@ -148,7 +143,7 @@ fn content(files: &Files<'_>, items: usize, graph: &mut Graph<'_>) -> Result<Opt
 
 pub(super) fn content_model(
     file: &str,
-    vocabulary: &[String],
+    vocabulary: Vec<String>,
     idf: Vec<f32>,
     projection: Vec<f32>,
 ) -> Result<ContentModel, Error> {
@@ -161,7 +156,7 @@ pub(super) fn vocabulary(bytes: &[u8]) -> Result<Vec<String>, Error> {
 }
 
 fn matrices(files: &Files<'_>, items: usize) -> Result<HashMap<&'static str, Neighbours>, Error> {
-    let Some(mut arrays) = files.arrays("matrices.safetensors")? else { return Ok(HashMap::new()) };
+    let Some(mut arrays) = files.arrays("matrices.safetensors", "")? else { return Ok(HashMap::new()) };
     let mut matrices = HashMap::new();
     for name in MATRICES {
         if arrays.has(&format!("{name}.offsets")) {
@@ -172,15 +167,14 @@ fn matrices(files: &Files<'_>, items: usize) -> Result<HashMap<&'static str, Nei
 }
 
 fn ranker(files: &Files<'_>, manifest: &Manifest, columns: usize) -> Result<Option<Ranker>, Error> {
-    let Some(ranker) = files.read("ranker.onnx", |file| Ok(Ranker::from_onnx(&file.all()?, columns)?))? else {
-        return Ok(None);
-    };
+    let Some(bytes) = files.read("ranker.onnx", Hashed::all)? else { return Ok(None) };
+    let ranker = Ranker::from_onnx(&bytes, columns)?;
     let heads = ranker.heads();
     let signed = manifest.ranker.as_ref().is_some_and(|signed| signed.columns == columns && signed.heads == heads);
     if !signed {
         return Err(Error::format("ranker.onnx", format!("heads {heads:?} are not those of the manifest")));
     }
-    let golden = files.arrays("golden.safetensors")?;
+    let golden = files.arrays("golden.safetensors", "")?;
     let mut golden = golden.ok_or_else(|| Error::format("golden.safetensors", "a ranker needs golden rows"))?;
     check_golden(&ranker, &mut golden, columns)?;
     Ok(Some(ranker))
@@ -243,7 +237,7 @@ type Stats = (Vec<ItemStats>, Vec<Arc<str>>);
 
 fn stats(files: &Files<'_>, items: usize) -> Result<Stats, Error> {
     const FILE: &str = "stats.safetensors";
-    let mut arrays = files.arrays(FILE)?.ok_or_else(|| Error::format(FILE, "the bundle has no such file"))?;
+    let mut arrays = files.arrays(FILE, "")?.ok_or_else(|| Error::format(FILE, "the bundle has no such file"))?;
     let [events, positives, negatives, ratings] =
         ["events", "positives", "negatives", "ratings"].map(|name| arrays.vector::<u32>(name, items));
     let (events, positives, negatives, ratings) = (events?, positives?, negatives?, ratings?);

@@ -217,13 +217,14 @@ impl Draft<'_> {
         let path = &self.parts.files.vocabulary;
         let words = fs::read(path).map_err(|error| Error::read(path, &error))?;
         let tokens = vocabulary(&words)?;
-        let idf = arrays.vector::<f32>("idf", tokens.len())?;
-        let (projection, dims) = arrays.matrix::<f32>("projection", tokens.len())?;
-        let model = content_model(FILE, &tokens, idf.clone(), projection.clone())?;
+        let size = tokens.len();
+        let idf = arrays.vector::<f32>("idf", size)?;
+        let (projection, dims) = arrays.matrix::<f32>("projection", size)?;
+        let model = content_model(FILE, tokens, idf.clone(), projection.clone())?;
         let numbers: Vec<f32> = self.parts.items.iter().flat_map(|item| model.vector(item)).collect();
         ArraysWriter::default()
-            .add("idf", &[tokens.len()], &idf)
-            .add("projection", &[tokens.len(), dims], &projection)
+            .add("idf", &[size], &idf)
+            .add("projection", &[size, dims], &projection)
             .add("items", &[self.parts.items.len(), dims], &numbers)
             .write(&self.folder.join(FILE))?;
         self.put("vocabulary.jsonl", &words)?;
@@ -249,7 +250,7 @@ impl Draft<'_> {
         let ranker = Ranker::from_onnx(&model, columns)?;
         let golden = self.trained("golden.safetensors")?;
         let golden = golden.ok_or_else(|| Error::format("golden.safetensors", "a ranker needs golden rows"))?;
-        let mut rows = Arrays::read("golden.safetensors", golden.len() as u64, &mut &golden[..])?;
+        let mut rows = Arrays::read("golden.safetensors", golden.len() as u64, "", &mut &golden[..])?;
         check_golden(&ranker, &mut rows, columns)?;
         self.put("ranker.onnx", &model)?;
         self.put("golden.safetensors", &golden)?;

@@ -29,27 +29,49 @@ pub struct Vectors {
 impl Vectors {
     /// `data` holds whole rows of `dims` numbers each. An error names the first bad row.
     pub fn from_rows(data: &[f32], dims: usize) -> Result<Self, Error> {
-        if dims == 0 {
-            return Err(Error::Vectors("a row needs at least one number".into()));
-        }
+        let rows = data.len().checked_div(dims).unwrap_or(0);
+        let mut vectors = Self::with_capacity(rows, dims)?;
         if !data.len().is_multiple_of(dims) {
             let numbers = data.len();
             return Err(Error::Vectors(format!("{numbers} numbers are not whole rows of {dims}")));
         }
-        let rows = data.len() / dims;
+        data.chunks_exact(dims).try_for_each(|row| vectors.push(row))?;
+        Ok(vectors)
+    }
+
+    /// Without rows, and with room for so many of them.
+    pub(crate) fn with_capacity(rows: usize, dims: usize) -> Result<Self, Error> {
+        if dims == 0 {
+            return Err(Error::Vectors("a row needs at least one number".into()));
+        }
         if rows > NODES_MAX {
             return Err(Error::Vectors(format!("{rows} rows, at most {NODES_MAX}")));
         }
-        for (row, numbers) in data.chunks_exact(dims).enumerate() {
-            if let Some(column) = numbers.iter().position(|x| !x.is_finite()) {
-                return Err(Error::Vectors(format!("row {row}, column {column}: {} is not finite", numbers[column])));
-            }
-            let norm = norm(numbers);
-            if norm > NORM_MAX {
-                return Err(Error::Vectors(format!("row {row}: norm {norm:e} is above {NORM_MAX:e}")));
-            }
+        Ok(Self { lines: Vec::with_capacity(rows * dims.div_ceil(LANES)), rows: 0, dims })
+    }
+
+    /// Adds a row of `dims` numbers. An error names it, and leaves it out.
+    pub(crate) fn push(&mut self, numbers: &[f32]) -> Result<(), Error> {
+        let row = self.rows;
+        if numbers.len() != self.dims {
+            return Err(Error::Vectors(format!("row {row}: {} numbers, not {}", numbers.len(), self.dims)));
         }
-        Ok(Self::padded(data.chunks_exact(dims), rows, dims))
+        if let Some(column) = numbers.iter().position(|x| !x.is_finite()) {
+            return Err(Error::Vectors(format!("row {row}, column {column}: {} is not finite", numbers[column])));
+        }
+        let norm = norm(numbers);
+        if norm > NORM_MAX {
+            return Err(Error::Vectors(format!("row {row}: norm {norm:e} is above {NORM_MAX:e}")));
+        }
+        for chunk in numbers.chunks(LANES) {
+            let mut line = Line([0.0; LANES]);
+            for (to, from) in line.0.iter_mut().zip(chunk) {
+                *to = from + 0.0; // -0 becomes 0: equal rows have equal bits
+            }
+            self.lines.push(line);
+        }
+        self.rows += 1;
+        Ok(())
     }
 
     /// Number of rows.
@@ -81,10 +103,38 @@ impl Vectors {
         size_of_val(&self.lines[..])
     }
 
-    /// Rows taken from `self` in the given order; a row may be left out or repeated.
-    pub(super) fn reordered(&self, order: impl ExactSizeIterator<Item = u32>) -> Self {
-        let rows = order.len();
-        Self::padded(order.map(|i| self.row(i as usize)), rows, self.dims)
+    /// The rows `order` of `self`, each of them at most once, in that order. In place: those of a large catalogue are
+    /// never held twice.
+    pub(super) fn reordered(mut self, order: impl ExactSizeIterator<Item = u32>) -> Self {
+        let stride = self.dims.div_ceil(LANES);
+        let kept = order.len();
+        // For each place the row that belongs there; what is left out goes behind the rest, so that this is a permutation.
+        let mut sources: Vec<u32> = order.collect();
+        let mut is_out = vec![true; self.rows];
+        sources.iter().for_each(|&row| is_out[row as usize] = false);
+        sources.extend((0..self.rows as u32).filter(|&row| is_out[row as usize]));
+        let lines = |row: usize| row * stride..(row + 1) * stride;
+        let mut first = vec![Line([0.0; LANES]); stride];
+        for start in 0..self.rows {
+            if sources[start] as usize == start {
+                continue;
+            }
+            first.copy_from_slice(&self.lines[lines(start)]);
+            let mut place = start;
+            loop {
+                let source = std::mem::replace(&mut sources[place], place as u32) as usize;
+                if source == start {
+                    self.lines[lines(place)].copy_from_slice(&first);
+                    break;
+                }
+                self.lines.copy_within(lines(source), place * stride);
+                place = source;
+            }
+        }
+        self.lines.truncate(kept * stride);
+        self.lines.shrink_to_fit();
+        self.rows = kept;
+        self
     }
 
     /// Row `i` with the zeros that fill its last cache line.
@@ -136,20 +186,6 @@ impl Vectors {
     #[inline(always)]
     pub(super) fn prefetch(&self, i: usize) {
         prefetch_lines(self.line_row(i));
-    }
-
-    fn padded<'a>(source: impl Iterator<Item = &'a [f32]>, rows: usize, dims: usize) -> Self {
-        let mut lines = Vec::with_capacity(rows * dims.div_ceil(LANES));
-        for numbers in source {
-            for chunk in numbers.chunks(LANES) {
-                let mut line = Line([0.0; LANES]);
-                for (to, from) in line.0.iter_mut().zip(chunk) {
-                    *to = from + 0.0; // -0 becomes 0: equal rows have equal bits
-                }
-                lines.push(line);
-            }
-        }
-        Self { lines, rows, dims }
     }
 }
 

@@ -32,12 +32,28 @@ const PEOPLE_MAX: usize = 8;
 #[derive(Debug, Clone, Default)]
 pub struct Terms {
     numbers: FxHashMap<String, u32>,
+    /// The term that is looked up, to be used again: a catalogue has millions.
+    term: String,
 }
 
 impl Terms {
     fn number(&mut self, field: &str, value: &str) -> u32 {
-        let next = u32::try_from(self.numbers.len()).expect("fewer than four billion terms");
-        *self.numbers.entry(format!("{field}:{}", value.trim().to_lowercase())).or_insert(next)
+        let (numbers, term, value) = (&mut self.numbers, &mut self.term, value.trim());
+        term.clear();
+        term.push_str(field);
+        term.push(':');
+        if value.is_ascii() {
+            term.push_str(value);
+            term.make_ascii_lowercase();
+        } else {
+            term.push_str(&value.to_lowercase());
+        }
+        if let Some(&number) = numbers.get(term.as_str()) {
+            return number;
+        }
+        let next = u32::try_from(numbers.len()).expect("fewer than four billion terms");
+        numbers.insert(term.clone(), next);
+        next
     }
 
     /// The row of an item; `content` as in [`ItemRow`].

@@ -95,10 +95,9 @@ impl Catalogue {
         let credits = if random.unit() < CAST_SHARE { random.log_normal(CAST) as usize } else { 0 };
         let cast: Vec<String> = (0..credits.min(CAST_MAX)).filter_map(|_| self.person(row, &mut random)).collect();
         let directors = self.person(row, &mut random).into_iter().collect();
-        let mut attributes = serde_json::Map::new();
-        attributes.insert("minutes".to_owned(), (60 + random.below(120)).into());
+        let minutes = (60 + random.below(120)).into();
         // Any share of the catalogue can be asked for with a range of this.
-        attributes.insert("draw".to_owned(), random.below(1000).into());
+        let draw = random.below(1000).into();
         Item {
             id: Catalogue::id(row).into(),
             title,
@@ -108,7 +107,7 @@ impl Catalogue {
             directors,
             text,
             created_ms: Some(created_ms),
-            attributes,
+            attributes: [("minutes", minutes), ("draw", draw)].into_iter().collect(),
             ..Item::default()
         }
     }

@@ -5,10 +5,10 @@
 mod event;
 mod item;
 
-use serde_json::{Map, Value};
-
 pub use event::{EventDraft, event};
 pub use item::item;
+use marquee_engine::types::Attributes;
+use serde_json::Value;
 
 use crate::config::Limits;
 use crate::error::{Error, Result};
@@ -54,8 +54,8 @@ fn at_most(field: &str, text: &str, max_bytes: usize) -> Result<()> {
 }
 
 /// Strings, numbers, booleans and lists and maps of these, bounded in size and depth.
-fn attributes(attributes: &Map<String, Value>, limits: &Limits) -> Result<()> {
-    for (name, value) in attributes {
+fn attributes(attributes: &Attributes, limits: &Limits) -> Result<()> {
+    for (name, value) in attributes.iter() {
         id("attributes", name, limits)?;
         if deeper_than(value, limits.attributes_max_depth) {
             let rule = format!("{name:?} must nest at most {} deep", limits.attributes_max_depth);
@@ -88,7 +88,8 @@ mod tests {
     fn attributes_are_bounded_in_depth_and_size() {
         let limits = Limits::default();
         let nested = |depth: usize| (1..depth).fold(Value::from(1), |inner, _| Value::Array(vec![inner]));
-        let with = |value: Value| User { id: "u".to_owned(), attributes: Map::from_iter([("a".to_owned(), value)]) };
+        let with =
+            |value: Value| User { id: "u".to_owned(), attributes: Attributes::from_iter([("a".to_owned(), value)]) };
         assert!(user(&with(nested(4)), &limits).is_ok());
         assert!(user(&with(nested(5)), &limits).unwrap_err().to_string().starts_with("attributes: "));
         assert!(user(&with(Value::from("x".repeat(20_000))), &limits).is_err());

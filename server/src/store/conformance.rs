@@ -411,7 +411,7 @@ pub(crate) async fn items_are_versioned_entries_of_the_log(store: &dyn Store) {
 }
 
 pub(crate) async fn an_equal_item_is_not_logged_again(store: &dyn Store) {
-    let attributes = serde_json::json!({"b": 0.1, "a": [true, "x"]}).as_object().cloned().unwrap();
+    let attributes = serde_json::from_value(serde_json::json!({"b": 0.1, "a": [true, "x"]})).unwrap();
     let full = Item { attributes, ..item("a", "A") };
     store.upsert_items(vec![full.clone()], None, 10).await.unwrap();
     let again = store.upsert_items(vec![full.clone(), item("b", "B"), item("b", "B")], None, 20).await.unwrap();
@@ -431,7 +431,7 @@ pub(crate) async fn deleted_items_never_come_back(store: &dyn Store) {
 }
 
 pub(crate) async fn users_are_kept_exactly(store: &dyn Store) {
-    let attributes = serde_json::json!({"age": 24, "job": "technician"}).as_object().cloned().unwrap();
+    let attributes = serde_json::from_value(serde_json::json!({"age": 24, "job": "technician"})).unwrap();
     let ann = User { id: "ann".to_owned(), attributes };
     let users = vec![ann.clone(), User { id: "Ann".to_owned(), ..User::default() }];
     assert_eq!(store.upsert_users(users.clone(), 1).await.unwrap(), 2);

@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use marquee_engine::event::EventKind;
-use marquee_engine::types::{Item, Seq, TimeMs, id_hash};
+use marquee_engine::types::{Attributes, Item, Seq, TimeMs, id_hash};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -239,8 +239,8 @@ pub struct User {
     /// 1 to 256 bytes.
     pub id: String,
     /// Anything the caller knows.
-    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
-    pub attributes: serde_json::Map<String, serde_json::Value>,
+    #[serde(default, skip_serializing_if = "Attributes::is_empty")]
+    pub attributes: Attributes,
 }
 
 /// What is known of a user without the events themselves.

@@ -84,7 +84,7 @@ async fn make(store: &dyn Store, call: Call) -> String {
         Call::Users(users) => {
             let user = |(id, age): (u8, u8)| User {
                 id: key(2 * id + 1).id().to_owned(),
-                attributes: serde_json::json!({"age": age}).as_object().cloned().unwrap(),
+                attributes: serde_json::from_value(serde_json::json!({"age": age})).unwrap(),
             };
             format!("{:?}", store.upsert_users(users.into_iter().map(user).collect(), now).await)
         }

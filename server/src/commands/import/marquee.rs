@@ -5,8 +5,8 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use marquee_engine::types::{Item, TimeMs};
-use serde_json::{Map, Value};
+use marquee_engine::types::{Attributes, Item, TimeMs};
+use serde_json::Value;
 
 use super::sink::{Place, Sink, What};
 use super::table::{Delimited, Row, Table};
@@ -206,7 +206,7 @@ fn item_of(row: &Row<'_>, attributes: &[String]) -> Result<Item, String> {
     })
 }
 
-fn attributes_of(row: &Row<'_>, attributes: &[String]) -> Map<String, Value> {
+fn attributes_of(row: &Row<'_>, attributes: &[String]) -> Attributes {
     let value = |text: &str| match serde_json::from_str::<Value>(text) {
         Ok(value @ (Value::Number(_) | Value::Bool(_) | Value::Array(_))) => value,
         _ => Value::from(text),

@@ -107,11 +107,9 @@ fn links(folder: &Path, sink: &mut Sink) -> Result<()> {
     }
     for item in sink.items_mut() {
         let Some([imdb, tmdb]) = links.remove(&*item.id) else { continue };
-        for (name, id) in [("imdb_id", imdb), ("tmdb_id", tmdb)] {
-            if !id.is_empty() {
-                item.attributes.insert(name.to_owned(), id.into());
-            }
-        }
+        let ids = [("imdb_id", imdb), ("tmdb_id", tmdb)].into_iter().filter(|(_, id)| !id.is_empty());
+        let ids = ids.map(|(name, id)| (name.to_owned(), id.into()));
+        item.attributes = std::mem::take(&mut item.attributes).into_iter().chain(ids).collect();
     }
     Ok(())
 }

@@ -151,12 +151,8 @@ fn items(files: &mut Files, people: &HashMap<String, People>, sink: &mut Sink) -
         let year = row.get("release_year").parse().ok().filter(|year| (1..=9999).contains(year)).or(year_in_title);
         let genres = row.get("class").split_whitespace().filter(|genre| *genre != "unknown");
         let People([cast, directors, writers, countries]) = people.get(row.get("item_id")).cloned().unwrap_or_default();
-        let mut attributes = serde_json::Map::new();
-        for (name, values) in [("writers", writers), ("countries", countries)] {
-            if !values.is_empty() {
-                attributes.insert(name.to_owned(), values.into());
-            }
-        }
+        let others = [("writers", writers), ("countries", countries)].into_iter();
+        let others = others.filter(|(_, values)| !values.is_empty()).map(|(name, values)| (name, values.into()));
         let item = Item {
             id: row.get("item_id").into(),
             title: title.to_owned(),
@@ -164,7 +160,7 @@ fn items(files: &mut Files, people: &HashMap<String, People>, sink: &mut Sink) -
             genres: genres.map(str::to_owned).collect(),
             cast,
             directors,
-            attributes,
+            attributes: others.collect(),
             ..Item::default()
         };
         sink.item(place, item, || row.text())?;

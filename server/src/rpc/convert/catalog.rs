@@ -1,9 +1,8 @@
 //! Items and attributes, both ways. Sizes are the store's business (`events::check`); shapes are checked here.
 
-use marquee_engine::types::Item;
+use marquee_engine::types::{Attributes, Item};
 use marquee_proto::v1;
 use prost_types::{ListValue, Struct, Value, value::Kind};
-use serde_json::Map;
 
 use super::{time_in, time_out};
 use crate::error::{Error, Result};
@@ -56,7 +55,7 @@ pub(in crate::rpc) fn item_out(item: Item) -> v1::Item {
 }
 
 /// Attributes from the wire.
-pub(in crate::rpc) fn attributes_in(attributes: Option<Struct>) -> Result<Map<String, serde_json::Value>> {
+pub(in crate::rpc) fn attributes_in(attributes: Option<Struct>) -> Result<Attributes> {
     let fields = attributes.unwrap_or_default().fields;
     fields.into_iter().map(|(name, value)| json(value, 1).map(|value| (name, value))).collect()
 }
@@ -86,11 +85,11 @@ fn json(value: Value, depth: usize) -> Result<serde_json::Value> {
 }
 
 /// Attributes onto the wire; absent when there are none.
-pub(in crate::rpc) fn attributes_out(attributes: Map<String, serde_json::Value>) -> Option<Struct> {
+pub(in crate::rpc) fn attributes_out(attributes: Attributes) -> Option<Struct> {
     (!attributes.is_empty()).then(|| fields(attributes))
 }
 
-fn fields(map: Map<String, serde_json::Value>) -> Struct {
+fn fields(map: impl IntoIterator<Item = (String, serde_json::Value)>) -> Struct {
     Struct { fields: map.into_iter().map(|(name, value)| (name, proto(value))).collect() }
 }
 

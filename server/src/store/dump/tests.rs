@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use marquee_engine::event::EventKind;
-use marquee_engine::types::{Item, TimeMs};
+use marquee_engine::types::{Attributes, Item, TimeMs};
 
 use super::*;
 use crate::config::Config;
@@ -46,7 +46,7 @@ async fn fill(store: &dyn Store) {
     let received = Received { event: event("5", &ann, 9), received_ms: -7 };
     let positions = vec![Step { from: 0, to: Ingested { log: "topic".to_owned(), partition: 3, next: 9 } }];
     store.append_ingested(vec![received], positions, now).await.unwrap();
-    let attributes = serde_json::json!({"b": 0.1, "a": [true, "x\u{0}"]}).as_object().cloned().unwrap();
+    let attributes: Attributes = serde_json::from_value(serde_json::json!({"b": 0.1, "a": [true, "x\u{0}"]})).unwrap();
     let item = |id: &str| Item { attributes: attributes.clone(), ..Item { id: id.into(), ..Item::default() } };
     store.upsert_items(vec![item("i\u{0}"), item("gone")], Some(1), now).await.unwrap();
     store.delete_items(vec!["gone".to_owned()], now).await.unwrap();
