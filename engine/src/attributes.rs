@@ -1,14 +1,13 @@
 //! Anything else that is known of an item or a user: a small map that a catalogue can hold a million of.
 
 use std::fmt;
-use std::ops::Index;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
-/// Names with their JSON values, ascending by name, each name once. As JSON it is an object. Two attributes take about a
-/// sixth of the memory of a tree's smallest node.
+/// Names with their JSON values, ascending by name, each name once. As JSON it is an object. Two attributes take a
+/// hundred bytes and their contents, where the smallest `serde_json::Map` that is not empty takes six hundred.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Attributes(Box<[(Box<str>, Value)]>);
 
@@ -52,15 +51,6 @@ impl IntoIterator for Attributes {
     }
 }
 
-/// Panics without such an attribute.
-impl Index<&str> for Attributes {
-    type Output = Value;
-
-    fn index(&self, name: &str) -> &Value {
-        self.get(name).unwrap_or_else(|| panic!("no attribute {name:?}"))
-    }
-}
-
 impl Serialize for Attributes {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.iter())
@@ -95,14 +85,14 @@ mod tests {
 
     #[test]
     fn attributes_are_an_object_in_order_of_names() {
-        let text = r#"{"year":1,"cast":["a"],"year":2.5,"":null}"#;
+        let text = r#"{"year":1,"cast":["a"],"year":2.5,"":null,"z":{},"year":"3","cast":[]}"#;
         let found: Attributes = serde_json::from_str(text).unwrap();
         // As the map of serde_json, which is what they are compared with on the wire and in the store.
         let map: serde_json::Map<String, Value> = serde_json::from_str(text).unwrap();
         assert_eq!(serde_json::to_string(&found).unwrap(), serde_json::to_string(&map).unwrap());
         assert_eq!(found, map.clone().into_iter().collect());
         assert_eq!(found.clone().into_iter().collect::<serde_json::Map<_, _>>(), map);
-        assert_eq!((found.get("year"), found.get("years"), &found["cast"][0]), (map.get("year"), None, &"a".into()));
+        assert_eq!((found.get("year"), found.get("years")), (Some(&"3".into()), None));
         assert!(Attributes::default().is_empty() && !found.is_empty());
         assert!(serde_json::from_str::<Attributes>("[]").unwrap_err().to_string().contains("an object"));
     }

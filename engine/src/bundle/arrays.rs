@@ -12,6 +12,9 @@ use crate::index::{self, Vectors};
 /// Bytes that are decoded at once: a multiple of the size of every type.
 const PIECE_BYTES: usize = 64 * 1024;
 
+/// A longer header is refused unread: it is read before it is known whether the file is what it should be.
+const HEADER_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
 /// The arrays of one file, decoded. Asking for one takes it, so that numbers are not copied.
 #[derive(Debug)]
 pub struct Arrays {
@@ -21,29 +24,34 @@ pub struct Arrays {
 }
 
 impl Arrays {
-    /// Reads a file of so many bytes, once and in order; `file` is the name used in errors. The matrix `vectors` becomes
-    /// [`Vectors`] as it is read, so that no copy of it is made when it is asked for.
+    /// Reads what is at `path`, so many bytes, once and in order. The matrix of the name `vectors_of` becomes
+    /// [`Vectors`] as it is read, so that [`Arrays::vectors`] makes no copy of it.
     ///
     /// # Errors
     /// Not a safetensors file, one whose header disagrees with its length, or one that cannot be read.
-    pub fn read(file: &str, bytes: u64, vectors: &str, from: &mut impl Read) -> Result<Arrays, Error> {
+    pub fn read(path: &Path, bytes: u64, vectors_of: Option<&str>, from: &mut impl Read) -> Result<Arrays, Error> {
+        let file = &*path.file_name().unwrap_or_default().to_string_lossy();
         let wrong = |why: String| Error::format(file, why);
         let unread = |error: std::io::Error| match error.kind() {
             ErrorKind::UnexpectedEof => Error::format(file, "it ends before its arrays do"),
-            _ => Error::read(Path::new(file), &error),
+            _ => Error::read(path, &error),
         };
         let mut len = [0; size_of::<u64>()];
         from.read_exact(&mut len).map_err(unread)?;
         let header_bytes = u64::from_le_bytes(len);
-        let arrays_at = header_bytes.checked_add(size_of::<u64>() as u64).filter(|&at| at <= bytes);
-        let arrays_at = arrays_at.ok_or_else(|| wrong(format!("a header of {header_bytes} bytes in {bytes}")))?;
+        let after_len = bytes.saturating_sub(size_of::<u64>() as u64);
+        if header_bytes > after_len.min(HEADER_BYTES_MAX) {
+            let most = format!("at most {HEADER_BYTES_MAX} are read");
+            return Err(wrong(format!("a header of {header_bytes} bytes in {bytes}; {most}")));
+        }
+        let arrays_bytes = after_len - header_bytes;
         let mut header = vec![0; header_bytes as usize];
         from.read_exact(&mut header).map_err(unread)?;
         // Checks that arrays follow on each other and are as long as their shapes say.
         let header: Metadata = serde_json::from_slice(&header).map_err(|error| wrong(format!("header: {error}")))?;
-        if arrays_at + header.data_len() as u64 != bytes {
-            let data = header.data_len();
-            return Err(wrong(format!("{data} bytes of arrays after {arrays_at} of header, in {bytes}")));
+        if header.data_len() as u64 != arrays_bytes {
+            let said = header.data_len();
+            return Err(wrong(format!("{arrays_bytes} bytes of arrays, the header says {said}")));
         }
         let mut piece = vec![0; PIECE_BYTES];
         let mut arrays = HashMap::new();
@@ -51,7 +59,8 @@ impl Arrays {
             let info = header.info(&name).expect("it is one of them").clone();
             let bytes = info.data_offsets.1 - info.data_offsets.0;
             let numbers = match (info.dtype, &info.shape[..]) {
-                (Dtype::F32, &[rows, dims]) if name == vectors => {
+                // Without rows, nothing bounds their length.
+                (Dtype::F32, &[rows, dims]) if vectors_of == Some(name.as_str()) && rows > 0 => {
                     Numbers::Vectors(read_vectors(rows, dims, from).map_err(unread)?)
                 }
                 _ => Numbers::read(info.dtype, bytes, from, &mut piece).map_err(unread)?,
@@ -72,8 +81,7 @@ impl Arrays {
             file => file.map_err(unread)?,
         };
         let bytes = file.metadata().map_err(unread)?.len();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        Arrays::read(&name, bytes, "", &mut file).map(Some)
+        Arrays::read(path, bytes, None, &mut file).map(Some)
     }
 
     /// Whether there is an array of that name, not yet taken.
@@ -310,7 +318,7 @@ mod tests {
         assert_eq!(plain.vector::<i64>("signed", 2).unwrap(), [i64::MIN, -1]);
         assert_eq!(plain.vector::<i64>("signed", 2).unwrap_err().to_string(), "all.safetensors: no array \"signed\"");
         let bytes = std::fs::read(&path).unwrap();
-        let mut asked = Arrays::read("all", bytes.len() as u64, "numbers", &mut &bytes[..]).unwrap();
+        let mut asked = Arrays::read(&path, bytes.len() as u64, Some("numbers"), &mut &bytes[..]).unwrap();
         for arrays in [&mut plain, &mut asked] {
             let vectors = arrays.vectors("numbers", rows).unwrap();
             assert!((0..rows).all(|row| vectors.row(row) == &numbers[row * dims..(row + 1) * dims]));

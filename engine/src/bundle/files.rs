@@ -1,14 +1,14 @@
 //! Files that the manifest answers for: each is read once, and hashed as it is decoded.
 //!
-//! Nothing holds a file's bytes: they pass through a piece of memory that is used again, into what they become. So the
-//! most that opening a bundle needs is near what stays of it. What was decoded is given only when the whole file was
-//! what its entry says.
+//! But for a model and its vocabulary, which are small, nothing holds a file's bytes: they pass through a piece of
+//! memory that is used again, into what they become. So the most that opening a bundle needs is near what stays of it.
+//! What was decoded is given only when the whole file was what its entry says.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 
 use sha2::{Digest, Sha256};
 
@@ -23,7 +23,8 @@ const PIECE_BYTES: usize = 256 * 1024;
 pub(super) struct Files<'a> {
     folder: &'a Path,
     entries: &'a BTreeMap<String, FileEntry>,
-    unread: Mutex<BTreeSet<&'a str>>,
+    /// What those that were read turned out to be.
+    found: Mutex<BTreeMap<&'a str, FileEntry>>,
 }
 
 impl<'a> Files<'a> {
@@ -39,12 +40,11 @@ impl<'a> Files<'a> {
                 return Err(Error::Size { file: name.clone(), found, wanted: entry.bytes });
             }
         }
-        let unread = Mutex::new(entries.keys().map(String::as_str).collect());
-        Ok(Files { folder, entries, unread })
+        Ok(Files { folder, entries, found: Mutex::default() })
     }
 
-    /// What `decode` makes of the file; `None` without such a file. A wrong checksum is told rather than what `decode`
-    /// found wrong, which came of it.
+    /// What `decode` makes of the file; `None` without such a file. That it is not what its entry says is told rather
+    /// than what `decode` found wrong, which came of it.
     pub(super) fn read<T>(
         &self,
         name: &str,
@@ -55,14 +55,9 @@ impl<'a> Files<'a> {
         let mut file = Hashed::open(&path).map_err(|error| Error::read(&path, &error))?;
         let decoded = decode(&mut file);
         let found = file.rest().map_err(|error| Error::read(&path, &error))?;
-        self.unread.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(name.as_str());
-        if found.bytes != entry.bytes {
-            return Err(Error::Size { file: name.clone(), found: found.bytes, wanted: entry.bytes });
-        }
-        if found.sha256 != entry.sha256 {
-            return Err(Error::Checksum { file: name.clone() });
-        }
-        decoded.map(Some)
+        let verified = verify(name, entry, &found);
+        self.found().insert(name, found);
+        verified.and(decoded).map(Some)
     }
 
     /// As [`Files::read`]; no such file is an error.
@@ -70,16 +65,37 @@ impl<'a> Files<'a> {
         self.read(name, decode)?.ok_or_else(|| Error::format(name, "the bundle has no such file"))
     }
 
-    /// The arrays of a file, one of them as vectors.
-    pub(super) fn arrays(&self, name: &str, vectors: &str) -> Result<Option<Arrays>, Error> {
-        self.read(name, |file| Arrays::read(name, file.bytes, vectors, file))
+    /// The arrays of a file; `vectors_of` as in [`Arrays::read`].
+    pub(super) fn arrays(&self, name: &str, vectors_of: Option<&str>) -> Result<Option<Arrays>, Error> {
+        self.read(name, |file| Arrays::read(&file.path.clone(), file.bytes, vectors_of, file))
     }
 
-    /// Verifies what nobody read.
-    pub(super) fn rest(&self) -> Result<(), Error> {
-        let unread = self.unread.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        unread.into_iter().try_for_each(|name| self.read(name, |_| Ok(())).map(|_| ()))
+    /// Reads what nobody did. Of all files that are not what their entries say, the first by name is the error: it is
+    /// to be told before anything that was found wrong in files.
+    pub(super) fn verify_all(&self) -> Result<(), Error> {
+        for (name, entry) in self.entries {
+            let found = self.found().get(name.as_str()).cloned();
+            match found {
+                Some(found) => verify(name, entry, &found)?,
+                None => self.need(name, |_| Ok(()))?,
+            }
+        }
+        Ok(())
     }
+
+    fn found(&self) -> MutexGuard<'_, BTreeMap<&'a str, FileEntry>> {
+        self.found.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+fn verify(name: &str, entry: &FileEntry, found: &FileEntry) -> Result<(), Error> {
+    if found.bytes != entry.bytes {
+        return Err(Error::Size { file: name.to_owned(), found: found.bytes, wanted: entry.bytes });
+    }
+    if found.sha256 != entry.sha256 {
+        return Err(Error::Checksum { file: name.to_owned() });
+    }
+    Ok(())
 }
 
 /// A file that is hashed as it is read.
@@ -105,7 +121,7 @@ impl Hashed {
 
     /// All of its bytes.
     pub(super) fn all(&mut self) -> Result<Vec<u8>, Error> {
-        let mut bytes = Vec::new();
+        let mut bytes = Vec::with_capacity(self.bytes as usize);
         self.read_to_end(&mut bytes).map_err(|error| Error::read(&self.path, &error))?;
         Ok(bytes)
     }

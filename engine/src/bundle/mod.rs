@@ -265,3 +265,19 @@ pub(crate) fn gram(vectors: &Vectors) -> Vec<f32> {
     let sum = |at: usize| sums[(at / dims).min(at % dims) * dims + (at / dims).max(at % dims)];
     (0..dims * dims).map(|at| sum(at) as f32).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gram_is_the_sums_of_all_products() {
+        let numbers: Vec<f32> = (0..7 * 33).map(|at| (at as f32 * 1.7).sin() * 3.0).collect();
+        let (dims, found) = (33, gram(&Vectors::from_rows(&numbers, 33).unwrap()));
+        for (at, found) in found.into_iter().enumerate() {
+            let product = |row: &[f32]| f64::from(row[at / dims]) * f64::from(row[at % dims]);
+            let sum = numbers.chunks_exact(dims).map(product).fold(0.0, |sum, product| sum + product);
+            assert_eq!(found.to_bits(), (sum as f32).to_bits(), "{at}");
+        }
+    }
+}

@@ -31,7 +31,7 @@ pub(super) fn open(folder: &Path, options: &OpenOptions) -> Result<Bundle, Error
         let base = scope.spawn(|| catalogue(&files, items));
         let matrices = scope.spawn(|| matrices(&files, items));
         let parts = || {
-            let mut graphs = files.arrays("graphs.safetensors", "")?;
+            let mut graphs = files.arrays("graphs.safetensors", None)?;
             let mut graph = |name: &str, vectors| index(name, vectors, graphs.as_mut(), options);
             let embedding = embedding(&files, items, &mut graph)?;
             let users = users(&files, manifest.counts.users, items, &mut graph)?;
@@ -41,9 +41,9 @@ pub(super) fn open(folder: &Path, options: &OpenOptions) -> Result<Bundle, Error
         let parts = parts();
         (joined(base), parts, joined(matrices))
     });
+    files.verify_all()?;
     // What is wrong with items is told first: the rest is counted by them.
     let (base, (embedding, users, content, ranker), matrices) = (base?, parts?, matrices?);
-    files.rest()?;
     Ok(Bundle { manifest, base, embedding, users, content, matrices, ranker, ef_search: options.ef_search })
 }
 
@@ -108,7 +108,7 @@ fn positive(arrays: &mut Arrays, file: &str, name: &str) -> Result<f32, Error> {
 
 fn embedding(files: &Files<'_>, items: usize, graph: &mut Graph<'_>) -> Result<Option<Embedding>, Error> {
     const FILE: &str = "embedding.safetensors";
-    let Some(mut arrays) = files.arrays(FILE, "items")? else { return Ok(None) };
+    let Some(mut arrays) = files.arrays(FILE, Some("items"))? else { return Ok(None) };
     let vectors = arrays.vectors("items", items)?;
     Ok(Some(Embedding {
         gram: super::gram(&vectors),
@@ -120,7 +120,7 @@ fn embedding(files: &Files<'_>, items: usize, graph: &mut Graph<'_>) -> Result<O
 
 fn users(files: &Files<'_>, users: usize, items: usize, graph: &mut Graph<'_>) -> Result<Option<Users>, Error> {
     const FILE: &str = "users.safetensors";
-    let Some(mut arrays) = files.arrays(FILE, "vectors")? else { return Ok(None) };
+    let Some(mut arrays) = files.arrays(FILE, Some("vectors"))? else { return Ok(None) };
     let hashes: Vec<u64> = arrays.vector("hashes", users)?;
     let by_hash = hashes.iter().copied().zip(0..).collect();
     let index = graph("users", arrays.vectors("vectors", users)?)?;
@@ -129,7 +129,7 @@ fn users(files: &Files<'_>, users: usize, items: usize, graph: &mut Graph<'_>) -
 
 fn content(files: &Files<'_>, items: usize, graph: &mut Graph<'_>) -> Result<Option<Content>, Error> {
     const FILE: &str = "content.safetensors";
-    let Some(mut arrays) = files.arrays(FILE, "items")? else { return Ok(None) };
+    let Some(mut arrays) = files.arrays(FILE, Some("items"))? else { return Ok(None) };
     let vocabulary = vocabulary(&files.need("vocabulary.jsonl", Hashed::all)?)?;
     let idf = arrays.vector("idf", vocabulary.len())?;
     let (projection, _) = arrays.matrix("projection", vocabulary.len())?;
@@ -156,7 +156,7 @@ pub(super) fn vocabulary(bytes: &[u8]) -> Result<Vec<String>, Error> {
 }
 
 fn matrices(files: &Files<'_>, items: usize) -> Result<HashMap<&'static str, Neighbours>, Error> {
-    let Some(mut arrays) = files.arrays("matrices.safetensors", "")? else { return Ok(HashMap::new()) };
+    let Some(mut arrays) = files.arrays("matrices.safetensors", None)? else { return Ok(HashMap::new()) };
     let mut matrices = HashMap::new();
     for name in MATRICES {
         if arrays.has(&format!("{name}.offsets")) {
@@ -174,7 +174,7 @@ fn ranker(files: &Files<'_>, manifest: &Manifest, columns: usize) -> Result<Opti
     if !signed {
         return Err(Error::format("ranker.onnx", format!("heads {heads:?} are not those of the manifest")));
     }
-    let golden = files.arrays("golden.safetensors", "")?;
+    let golden = files.arrays("golden.safetensors", None)?;
     let mut golden = golden.ok_or_else(|| Error::format("golden.safetensors", "a ranker needs golden rows"))?;
     check_golden(&ranker, &mut golden, columns)?;
     Ok(Some(ranker))
@@ -237,7 +237,7 @@ type Stats = (Vec<ItemStats>, Vec<Arc<str>>);
 
 fn stats(files: &Files<'_>, items: usize) -> Result<Stats, Error> {
     const FILE: &str = "stats.safetensors";
-    let mut arrays = files.arrays(FILE, "")?.ok_or_else(|| Error::format(FILE, "the bundle has no such file"))?;
+    let mut arrays = files.arrays(FILE, None)?.ok_or_else(|| Error::format(FILE, "the bundle has no such file"))?;
     let [events, positives, negatives, ratings] =
         ["events", "positives", "negatives", "ratings"].map(|name| arrays.vector::<u32>(name, items));
     let (events, positives, negatives, ratings) = (events?, positives?, negatives?, ratings?);
@@ -251,8 +251,8 @@ fn stats(files: &Files<'_>, items: usize) -> Result<Stats, Error> {
     let mut table = DayTable::read(&mut arrays, items, surfaces.len())?;
     let stats = (0..items).map(|row| {
         let mut days = table.of_item(row);
-        let all =
-            if days.first().is_some_and(|(surface, _)| *surface == 0) { days.remove(0).1 } else { Default::default() };
+        let has_all = days.first().is_some_and(|(surface, _)| *surface == 0);
+        let all = if has_all { days.remove(0).1 } else { DayCounts::default() };
         ItemStats {
             events: events[row],
             positives: positives[row],

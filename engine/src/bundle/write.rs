@@ -250,7 +250,7 @@ impl Draft<'_> {
         let ranker = Ranker::from_onnx(&model, columns)?;
         let golden = self.trained("golden.safetensors")?;
         let golden = golden.ok_or_else(|| Error::format("golden.safetensors", "a ranker needs golden rows"))?;
-        let mut rows = Arrays::read("golden.safetensors", golden.len() as u64, "", &mut &golden[..])?;
+        let mut rows = Arrays::read("golden.safetensors".as_ref(), golden.len() as u64, None, &mut &golden[..])?;
         check_golden(&ranker, &mut rows, columns)?;
         self.put("ranker.onnx", &model)?;
         self.put("golden.safetensors", &golden)?;

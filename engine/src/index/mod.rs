@@ -26,7 +26,7 @@ pub use build::{BuildParams, DEFAULT_EF_CONSTRUCTION, DEFAULT_M, build};
 pub use graph::FrozenGraph;
 pub use search::{DEFAULT_EF_SEARCH, DEFAULT_EXACT_BELOW_ROWS, Hit, Index, Scratch};
 pub(crate) use vectors::prefetch_first;
-pub use vectors::{NORM_MAX, Vectors};
+pub use vectors::{DIMS_MAX, NORM_MAX, Vectors};
 
 /// What can be wrong with what the caller handed in; nothing in this module fails later than that.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

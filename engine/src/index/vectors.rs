@@ -11,6 +11,9 @@ use super::beam::NODES_MAX;
 /// that no score is ever infinite or NaN.
 pub const NORM_MAX: f64 = 1e18;
 
+/// The most numbers that a row may have: a square of as many is kept of factors.
+pub const DIMS_MAX: usize = 16_384;
+
 const LANES: usize = 16;
 
 /// One cache line: rows start on a line and fill whole lines.
@@ -43,6 +46,9 @@ impl Vectors {
     pub(crate) fn with_capacity(rows: usize, dims: usize) -> Result<Self, Error> {
         if dims == 0 {
             return Err(Error::Vectors("a row needs at least one number".into()));
+        }
+        if dims > DIMS_MAX {
+            return Err(Error::Vectors(format!("{dims} numbers in a row, at most {DIMS_MAX}")));
         }
         if rows > NODES_MAX {
             return Err(Error::Vectors(format!("{rows} rows, at most {NODES_MAX}")));
@@ -103,17 +109,18 @@ impl Vectors {
         size_of_val(&self.lines[..])
     }
 
-    /// The rows `order` of `self`, each of them at most once, in that order. In place: those of a large catalogue are
-    /// never held twice.
+    /// The rows `order` of `self`, each of them at most once, in that order. In place, so that those of a large
+    /// catalogue are not held twice.
     pub(super) fn reordered(mut self, order: impl ExactSizeIterator<Item = u32>) -> Self {
         let stride = self.dims.div_ceil(LANES);
         let kept = order.len();
-        // For each place the row that belongs there; what is left out goes behind the rest, so that this is a permutation.
+        // For each place the row that belongs there. What is left out goes behind the rest: so it is a permutation.
         let mut sources: Vec<u32> = order.collect();
         let mut is_out = vec![true; self.rows];
         sources.iter().for_each(|&row| is_out[row as usize] = false);
         sources.extend((0..self.rows as u32).filter(|&row| is_out[row as usize]));
         let lines = |row: usize| row * stride..(row + 1) * stride;
+        debug_assert_eq!(sources.len(), self.rows, "a row stands twice in the order");
         let mut first = vec![Line([0.0; LANES]); stride];
         for start in 0..self.rows {
             if sources[start] as usize == start {
@@ -132,7 +139,9 @@ impl Vectors {
             }
         }
         self.lines.truncate(kept * stride);
-        self.lines.shrink_to_fit();
+        if kept < self.rows / 2 {
+            self.lines.shrink_to_fit();
+        }
         self.rows = kept;
         self
     }

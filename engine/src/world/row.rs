@@ -94,3 +94,25 @@ impl Flags {
         Flags(Flags::EXISTS | window | if is_changed { Flags::CHANGED } else { 0 })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn terms_that_differ_in_case_and_spaces_are_one() {
+        let mut terms = Terms::default();
+        let mut of = |genres: &[&str], directors: &[&str]| {
+            let texts = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+            let item = Item { genres: texts(genres), directors: texts(directors), ..Item::default() };
+            let row = terms.row(Arc::new(item), None);
+            (row.genres, row.people)
+        };
+        let first = of(&["Drama", "\u{c9}pop\u{e9}e"], &["drama"]);
+        assert_eq!((first.0.len(), first.1.len()), (2, 1));
+        // A field's terms are its own.
+        assert!(!first.0.contains(&first.1[0]));
+        assert_eq!(of(&[" dRAMA ", "\u{e9}POP\u{c9}E\u{a0}", "drama"], &["DRAMA"]), first);
+        assert_ne!(of(&["Dramas", "Epopee"], &["Dram"]), first);
+    }
+}

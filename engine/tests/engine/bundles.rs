@@ -132,31 +132,68 @@ fn an_array_file_that_is_none_is_refused_by_name() {
         let items = serde_json::json!({"dtype": dtype, "shape": shape, "data_offsets": [0, bytes.len()]});
         arrays(&serde_json::json!({ "items": items }), bytes)
     };
+    let part = |at: usize| {
+        let bytes = 1_usize << 60;
+        let ends = [at * bytes, (at + 1) * bytes];
+        (at.to_string(), serde_json::json!({"dtype": "U8", "shape": [bytes], "data_offsets": ends}))
+    };
+    let endless = arrays(&serde_json::Value::Object((0..15).map(part).collect()), &[]);
     let (sound, mut infinite) = ([0; 240 * 4], [0; 240 * 4]);
     infinite[7 * 4..8 * 4].copy_from_slice(&f32::INFINITY.to_le_bytes());
     for (file, reason) in [
         (b"short".to_vec(), "it ends before its arrays do"),
         (u64::MAX.to_le_bytes().to_vec(), "a header of 18446744073709551615 bytes in 8"),
-        (1_000_u64.to_le_bytes().to_vec(), "a header of 1000 bytes in 8"),
+        (1_000_u64.to_le_bytes().to_vec(), "a header of 1000 bytes in 8; at most 16777216 are read"),
         ([&2_u64.to_le_bytes()[..], b"[]"].concat(), "header: "),
         (vectors("F32", [240, 2], &sound), "header: "),
-        ([vectors("F32", [240, 1], &sound), vec![0]].concat(), "960 bytes of arrays after"),
+        ([vectors("F32", [240, 1], &sound), vec![0]].concat(), "961 bytes of arrays, the header says 960"),
+        // Lengths near the largest there are, and lengths that nothing in the file bounds.
+        (endless, "0 bytes of arrays, the header says 17293822569102704640"),
+        (vectors("F32", [0, usize::MAX / 8], &[]), "\"items\" has shape [0, 2305843009213693951], not [240]"),
         (vectors("I32", [240, 1], &sound), "\"items\" holds I32, not F32"),
         (vectors("BF16", [240, 2], &sound), "\"items\" holds BF16, not F32"),
         (vectors("F32", [120, 2], &sound), "\"items\" has shape [120, 2], not [240]"),
-        (vectors("F32", [240, 1], &infinite), "row 7, column 0: inf is not finite"),
-        (vectors("F32", [240, 0], &[]), "a row needs at least one number"),
+        (vectors("F32", [240, 1], &infinite), "vectors: row 7, column 0: inf is not finite"),
+        (vectors("F32", [240, 0], &[]), "vectors: a row needs at least one number"),
         (arrays(&serde_json::json!({}), &[]), "no array \"items\""),
     ] {
-        let reason = format!("embedding.safetensors: {reason}");
-        let told =
-            reason.replace("safetensors: row", "safetensors: vectors: row").replace(": a row", ": vectors: a row");
-        refused(|path| reseal(path, "embedding.safetensors", |bytes| *bytes = file), &told);
+        let change = |path: &Path| reseal(path, "embedding.safetensors", |bytes| *bytes = file.clone());
+        refused(change, &format!("embedding.safetensors: {reason}"));
+        // What is not what the manifest says is told as that, whatever it seems to be.
+        let put = |path: &Path| {
+            let mut bytes = fs::read(path.join("embedding.safetensors")).unwrap();
+            let len = file.len().min(bytes.len());
+            bytes[..len].copy_from_slice(&file[..len]);
+            fs::write(path.join("embedding.safetensors"), &bytes).unwrap();
+        };
+        refused(put, "embedding.safetensors: the checksum");
     }
 }
 
 #[test]
-fn a_file_that_is_not_in_the_bundle_is_told_before_what_is_wrong_with_others() {
+fn a_header_beyond_its_limit_is_refused_unread() {
+    let mut file = vec![b' '; 8 + 16 * 1024 * 1024 + 1];
+    file[..8].copy_from_slice(&(16_u64 * 1024 * 1024 + 1).to_le_bytes());
+    let reason = "graphs.safetensors: a header of 16777217 bytes in 16777225; at most 16777216 are read";
+    refused(|path| reseal(path, "graphs.safetensors", |bytes| *bytes = file), reason);
+}
+
+#[test]
+fn items_that_are_none_are_refused_by_line() {
+    let change = |change: fn(&mut Vec<u8>)| move |path: &Path| reseal(path, "items.jsonl", change);
+    refused(change(|bytes| bytes.insert(0, b'\n')), "items.jsonl: line 1: EOF while parsing");
+    refused(change(|bytes| bytes[8] = 0xff), "items.jsonl: line 1: invalid unicode code point");
+    refused(change(|bytes| bytes.extend(b"{}\n")), "items.jsonl: line 241: missing field `id`");
+    let folder = tempfile::tempdir().unwrap();
+    let path = make(folder.path());
+    reseal(&path, "items.jsonl", |bytes| {
+        *bytes = String::from_utf8(bytes.clone()).unwrap().trim_end().replace('\n', "\r\n").into_bytes();
+    });
+    open(&path).unwrap();
+}
+
+#[test]
+fn what_is_missing_or_changed_is_told_before_what_is_wrong_with_others() {
     refused(
         |path| {
             reseal(path, "items.jsonl", |bytes| bytes.truncate(9));
@@ -171,6 +208,16 @@ fn a_file_that_is_not_in_the_bundle_is_told_before_what_is_wrong_with_others() {
             fs::write(path.join("notes.txt"), "nobody reads that").unwrap();
         },
         "notes.txt: the checksum",
+    );
+    // Though the model is looked at first.
+    refused(
+        |path| {
+            reseal(path, "ranker.onnx", |bytes| *bytes = b"GIF89a".to_vec());
+            let mut users = fs::read(path.join("users.safetensors")).unwrap();
+            *users.last_mut().unwrap() ^= 1;
+            fs::write(path.join("users.safetensors"), users).unwrap();
+        },
+        "users.safetensors: the checksum",
     );
 }
 

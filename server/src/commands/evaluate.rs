@@ -253,7 +253,7 @@ fn measure_lists(
     let paths = files.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
     for path in paths.iter().filter(|path| path.extension().is_some_and(|end| end == "safetensors")) {
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let mut arrays = Arrays::open(path)?.with_context(|| format!("{}: it is gone", path.display()))?;
+        let mut arrays = Arrays::open(path)?.with_context(|| format!("{}: removed while this ran", path.display()))?;
         let (rows, width) = arrays.matrix::<u32>("items", questions.len())?;
         let mut tally = Tally::default();
         for (question, list) in questions.iter().zip(rows.chunks_exact(width.max(1))) {

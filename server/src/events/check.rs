@@ -5,11 +5,11 @@
 mod event;
 mod item;
 
-pub use event::{EventDraft, event};
-pub use item::item;
 use marquee_engine::types::Attributes;
 use serde_json::Value;
 
+pub use self::event::{EventDraft, event};
+pub use self::item::item;
 use crate::config::Limits;
 use crate::error::{Error, Result};
 use crate::store::{User, UserKey};

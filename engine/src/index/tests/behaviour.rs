@@ -183,6 +183,7 @@ fn vectors_that_cannot_be_scored_are_refused_by_row() {
     assert!(message(&[1.0, 3e38], 1).contains("row 1: norm"));
     assert!(message(&[1.0, 2.0, 3.0], 2).contains("whole rows"));
     assert!(message(&[], 0).contains("at least one number"));
+    assert!(message(&[], DIMS_MAX + 1).contains("16385 numbers in a row, at most 16384"));
 }
 
 #[test]
