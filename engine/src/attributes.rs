@@ -33,11 +33,15 @@ impl Attributes {
 impl<N: Into<Box<str>>> FromIterator<(N, Value)> for Attributes {
     fn from_iter<I: IntoIterator<Item = (N, Value)>>(pairs: I) -> Attributes {
         let mut pairs: Vec<(Box<str>, Value)> = pairs.into_iter().map(|(name, value)| (name.into(), value)).collect();
-        // Stable, so that the last of equal names stays the last; then it comes first, and is what is kept.
+        // Stable: of equal names the last one comes last, and takes the place of those before it.
         pairs.sort_by(|a, b| a.0.cmp(&b.0));
-        pairs.reverse();
-        pairs.dedup_by(|later, kept| later.0 == kept.0);
-        pairs.reverse();
+        pairs.dedup_by(|later, kept| {
+            let is_same = later.0 == kept.0;
+            if is_same {
+                std::mem::swap(later, kept);
+            }
+            is_same
+        });
         Attributes(pairs.into())
     }
 }

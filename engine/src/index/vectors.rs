@@ -53,7 +53,10 @@ impl Vectors {
         if rows > NODES_MAX {
             return Err(Error::Vectors(format!("{rows} rows, at most {NODES_MAX}")));
         }
-        Ok(Self { lines: Vec::with_capacity(rows * dims.div_ceil(LANES)), rows: 0, dims })
+        let mut lines = Vec::new();
+        let room = lines.try_reserve_exact(rows * dims.div_ceil(LANES));
+        room.map_err(|error| Error::Vectors(format!("{rows} rows of {dims} numbers: {error}")))?;
+        Ok(Self { lines, rows: 0, dims })
     }
 
     /// Adds a row of `dims` numbers. An error names it, and leaves it out.
